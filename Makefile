@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow lint fixtures clean
+
+demo: $(VENV)/core  ## converts a small checkpoint and shows what came out
+	rm -rf demo
+	$(BIN)/bertconvert tf2pt fixtures/pretraining demo
+	ls -l demo
+
+test: $(VENV)/test  ## the ordinary suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/test  ## what takes minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/test .typecheck/bertconvert
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.typecheck $(BIN)/mypy --strict -p bertconvert
+
+fixtures: $(VENV)/test  ## makes fixtures/ anew, with TensorFlow
+	$(BIN)/python fixtures/make_fixtures.py
+
+$(VENV)/core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $(VENV)/core $@
+
+# mypy needs the package under its name, whatever the checkout is called.
+.typecheck/bertconvert:
+	mkdir -p .typecheck
+	ln -sfn .. $@
+
+clean:
+	rm -rf $(VENV) .typecheck demo build dist *.egg-info

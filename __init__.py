@@ -1,0 +1,64 @@
+"""Google's BERT checkpoints out of TensorFlow 1, faithfully and fast."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .converter.checkpoint import Checkpoint, Variable, open_checkpoint
+    from .converter.errors import (
+        BertconvertError,
+        CheckpointError,
+        MappingError,
+        OutputError,
+        ParityError,
+        PlanError,
+    )
+    from .converter.model_folder import Conversion, convert
+    from .converter.plan import Choices, Plan
+    from .converter.prepare import Options, prepare
+
+__version__ = "0.1.0"
+
+# Where each public name lives. It is imported when it is first used: numpy alone takes longer than
+# all that `bertconvert --help` does.
+_HOMES = {
+    "BertconvertError": "errors",
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "Choices": "plan",
+    "Conversion": "model_folder",
+    "MappingError": "errors",
+    "Options": "prepare",
+    "OutputError": "errors",
+    "ParityError": "errors",
+    "Plan": "plan",
+    "PlanError": "errors",
+    "Variable": "checkpoint",
+    "convert": "model_folder",
+    "open_checkpoint": "checkpoint",
+    "prepare": "prepare",
+}
+
+__all__ = [
+    "BertconvertError",
+    "Checkpoint",
+    "CheckpointError",
+    "Choices",
+    "Conversion",
+    "MappingError",
+    "Options",
+    "OutputError",
+    "ParityError",
+    "Plan",
+    "PlanError",
+    "Variable",
+    "convert",
+    "open_checkpoint",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f".converter.{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

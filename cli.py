@@ -1,0 +1,414 @@
+"""The command line: parse, call, print. Computes nothing."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import click
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from .converter.prepare import Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+_WIDE = 240  # columns of what is no terminal: nothing is wrapped there
+
+
+class _Commands(click.Group):
+    """Turns every error into one message; a traceback comes only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from .converter.errors import BertconvertError
+
+        try:
+            return super().invoke(ctx)
+        except BertconvertError as error:
+            if "debug" in ctx.meta:
+                raise
+            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if "debug" in ctx.meta:
+                raise
+            raise click.ClickException(
+                f"something went wrong that bertconvert did not foresee ({type(error).__name__}:"
+                f" {error}). --debug shows where; please report it."
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bertconvert", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Google's BERT checkpoints out of TensorFlow 1, faithfully and fast.
+
+    CKPT is whatever you have: a folder, a prefix (.../bert_model.ckpt), any file of the set, a .zip
+    or .tar.gz as published.
+    """
+
+
+def main() -> None:
+    """The entry point of the command `bertconvert`."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):  # so that what is half made is taken away
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+    cli(prog_name="bertconvert")
+
+
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["debug"] = True
+
+
+def _output_options(command: F) -> F:
+    command = click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_debug,
+        help="Show the traceback of an error.",
+    )(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON document on standard output."
+    )(command)
+
+
+def _plan_options(command: F) -> F:
+    """The options of every command that plans a conversion."""
+    options = [
+        click.option("--mapping", type=click.Path(path_type=Path), help="A mapping file."),
+        click.option(
+            "--config", type=click.Path(path_type=Path), help="bert_config.json, if not beside."
+        ),
+        click.option("--vocab", type=click.Path(path_type=Path), help="vocab.txt, if not beside."),
+        click.option("--head", help="Which head to keep, e.g. token, none."),
+        click.option("--scope", help="Which model, where a checkpoint holds several."),
+        click.option("--heads", type=click.IntRange(1), help="Attention heads, without a config."),
+        click.option(
+            "--activation",
+            type=click.Choice(["auto", "tanh", "erf"]),
+            default="auto",
+            show_default=True,
+            help="What Google's gelu becomes.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
+            default="keep",
+            show_default=True,
+        ),
+        click.option(
+            "--lower-case/--no-lower-case",
+            default=None,
+            help="Of the tokenizer.  [default: inferred, and said]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _options(
+    *,
+    mapping: Path | None,
+    config: Path | None,
+    vocab: Path | None,
+    head: str | None,
+    scope: str | None,
+    heads: int | None,
+    activation: str,
+    dtype: str,
+    lower_case: bool | None,
+    formats: Sequence[str] = ("safetensors",),
+    force: bool = False,
+) -> "Options":
+    from .converter.plan import Choices
+    from .converter.prepare import Options
+
+    choices = Choices(scope, head, heads, activation, dtype)
+    return Options(mapping, config, vocab, lower_case, tuple(formats), choices, force)
+
+
+@cli.command()
+@click.argument("ckpt")
+@click.argument("out")
+@_plan_options
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["safetensors", "bin"]),
+    multiple=True,
+    default=["safetensors"],
+    show_default=True,
+    help="Repeatable.",
+)
+@click.option("--force", is_flag=True, help="Replace the model in OUT.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@_output_options
+def tf2pt(ckpt: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Convert CKPT into the folder OUT, which transformers loads."""
+    from .converter.model_folder import convert
+
+    with _Progress(quiet) as progress:
+        conversion = convert(ckpt, out, _options(**options), progress)
+    if as_json:
+        _print_json(conversion)
+    if quiet or as_json:
+        return
+    sizes = " ".join(f"{symbol}={size:,}" for symbol, size in conversion.sizes.items())
+    _say(f"{ckpt} -> {out}")
+    _say(f"  {conversion.architecture} ({sizes})")
+    _say(
+        f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
+        f" {_bytes(conversion.nbytes)} as {conversion.dtype}"
+    )
+    _say(f"  activation: {conversion.activation}")
+    for reason, count in conversion.dropped.items():
+        _say(f"  left behind: {count:,} x {reason}")
+    for note in conversion.notes:
+        _say(f"  note: {note}")
+
+
+@cli.command()
+@click.argument("ckpt")
+@_output_options
+def inspect(ckpt: str, as_json: bool) -> None:
+    """Show what is in CKPT: variables, dtypes, shapes, bytes."""
+    from .converter.checkpoint import open_checkpoint
+    from .converter.fold import fold
+
+    with _Progress(as_json) as progress:
+        checkpoint = open_checkpoint(ckpt, progress=progress)
+    variables = list(checkpoint.variables.values())
+    total = {
+        "variables": len(variables),
+        "elements": sum(variable.size for variable in variables),
+        "nbytes": sum(variable.nbytes for variable in variables),
+    }
+    if as_json:
+        _print_json(
+            {
+                "checkpoint": checkpoint.name,
+                "format": checkpoint.format,
+                "data_files": checkpoint.num_shards,
+                **total,
+                "variable": {
+                    v.name: {"dtype": v.tf_dtype, "shape": v.shape, "nbytes": v.nbytes}
+                    for v in variables
+                },
+            }
+        )
+        return
+    rows = fold([((v.name,), (v.tf_dtype, _shape(v.shape), v.nbytes)) for v in variables])
+    _table(
+        ["variable", "dtype", "shape", "bytes"],
+        [
+            [name, dtype, shape, f"{count} x {nbytes:,}" if count > 1 else f"{nbytes:,}"]
+            for (name,), (dtype, shape, nbytes), count in rows
+        ],
+    )
+    _say(
+        f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
+        f"{total['variables']:,} variables, {total['elements']:,} elements,"
+        f" {_bytes(total['nbytes'])}"
+    )
+    if checkpoint.note:
+        _say(f"note: {checkpoint.note}")
+
+
+@cli.command()
+@click.argument("ckpt")
+@_plan_options
+@_output_options
+def explain(ckpt: str, as_json: bool, **options: Any) -> None:
+    """Show what becomes of each variable of CKPT, and why; writes nothing."""
+    from .converter.fold import fold
+    from .converter.prepare import prepare
+
+    with _Progress(as_json) as progress:
+        prepared = prepare(ckpt, _options(**options), progress)
+    plan = prepared.plan
+    if as_json:
+        _print_json({"plan": plan, "notes": prepared.notes, "sources": prepared.sources})
+        return
+    kept = fold([((e.variable, e.tensor), (e.group, e.op, _shape(e.shape))) for e in plan.entries])
+    left = fold([((d.variable,), (d.reason,)) for d in plan.dropped])
+    _table(
+        ["variable -> tensor", "shape", "how"],
+        [
+            *(
+                [f"{variable}\n-> {tensor}", shape, "as it is" if op == "identity" else op]
+                for (variable, tensor), (_, op, shape), _ in kept
+            ),
+            *([f"{variable}\nleft behind: {reason}", "", ""] for (variable,), (reason,), _ in left),
+        ],
+    )
+    sizes = " ".join(f"{symbol}={size:,}" for symbol, size in plan.sizes.items())
+    _say(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
+    _say(f"{len(plan.entries):,} variables become tensors, {len(plan.dropped):,} are left behind")
+    for tie in plan.ties:
+        _say(f"{tie.pt} is tied to {tie.to}")
+    for note in prepared.notes:
+        _say(f"note: {note}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--size", "sizes", multiple=True, metavar="SYMBOL=N", help="E.g. L=12. Repeatable.")
+@_output_options
+def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
+    """List the mappings, or show the one called NAME (or a file), expanded."""
+    from .converter.fold import fold
+    from .converter.mapping import builtin_mappings, load_mapping
+
+    known = {path.stem: path for path in builtin_mappings()}
+    if name is None:
+        loaded = {stem: load_mapping(path) for stem, path in known.items()}
+        if as_json:
+            _print_json({stem: mapping.about for stem, mapping in loaded.items()})
+            return
+        _table(["mapping", "of"], [[stem, mapping.about] for stem, mapping in loaded.items()])
+        return
+    mapping = load_mapping(known.get(name, Path(name)))
+    given = dict(_size(text, mapping.sizes) for text in sizes)
+    pairs = mapping.expand(
+        {symbol: given.get(symbol, 2) for symbol in mapping.loop_sizes()},
+        [group.name for group in mapping.group],
+    )
+    if as_json:
+        _print_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
+        return
+    rows = fold(
+        ((p.names[0], p.tensor), (p.group, p.op, _shape([given.get(str(s), s) for s in p.shape])))
+        for p in pairs
+    )
+    _table(
+        ["variable -> tensor", "shape in TF", "how", "group"],
+        [
+            [f"{tf}\n-> {pt}", shape, "as it is" if op == "identity" else op, group]
+            for (tf, pt), (group, op, shape), _ in rows
+        ],
+    )
+    for architecture in mapping.architecture:
+        _say(
+            f"--head {architecture.head}: {architecture.name}:"
+            f" {', '.join([*architecture.groups, *(f'[{g}]' for g in architecture.optional)])}"
+        )
+    loops = mapping.loop_sizes() - set(given)
+    if loops:
+        _say(f"Expanded for {', '.join(f'{symbol}=2' for symbol in sorted(loops))}; see --size.")
+
+
+def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
+    symbol, _, number = text.partition("=")
+    if symbol not in known or not number.isdecimal() or not 0 < int(number) < 1_000_000:
+        raise click.BadParameter(
+            f"{text!r} is not like L=12; the symbols are {', '.join(known)}", param_hint="--size"
+        )
+    return symbol, int(number)
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _bytes(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000  # type: ignore[assignment]
+    return f"{count:,} bytes" if unit == "bytes" else f"{count:,.1f} {unit}"
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        # The first holds the names, which a narrow terminal may break anywhere.
+        table.add_column(column, overflow="fold", no_wrap=number > 0)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+class _Progress:
+    """Shows how far a conversion is, once it lasts over a second."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._begin = time.monotonic()
+        self._said = self._begin
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._quiet or now - self._begin < 1:
+            return
+        if not sys.stderr.isatty():
+            if now - self._said >= 5:
+                self._said = now
+                part = f" of {_bytes(total)}" if total else ""
+                _say(f"{what}: {_bytes(done)}{part}")
+            return
+        if self._bar is None or self._task is None:
+            self._start()
+        assert self._bar is not None and self._task is not None
+        self._bar.update(self._task, description=what, completed=done, total=total or None)
+
+    def _start(self) -> None:
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=_console(),
+            transient=True,
+        )
+        self._task = self._bar.add_task("")
+        self._bar.start()

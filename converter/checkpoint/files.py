@@ -1,0 +1,271 @@
+"""Where a checkpoint's bytes lie: in a folder, or inside an archive that is never unpacked there.
+
+A `File` is a range of an open descriptor, so a stored member of a zip, or of a tar, is read where
+it is. What is compressed goes, when it is first needed, to a nameless temporary file.
+"""
+
+import os
+import stat
+import struct
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Protocol
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    import gzip
+    import zipfile
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the bytes that are done, and how many there are (0: unknown)."""
+
+_COPY_BYTES = 1 << 20
+
+
+class Descriptor:
+    """An open file descriptor, closed with the last `File` that reads from it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)  # bound early: at the interpreter's exit `os` may be gone
+
+
+class File:
+    """`size` bytes of a descriptor, from byte `start`, under the name that a person knows."""
+
+    def __init__(self, name: str, descriptor: Descriptor, start: int, size: int) -> None:
+        self.name = name
+        self.size = size
+        self._descriptor = descriptor
+        self._start = start
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) with what stands at `offset`; safe in several threads.
+
+        Raises:
+            CheckpointError: the file ends before that, or can't be read.
+        """
+        self._check(offset, len(buffer))
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor.fd, [buffer[done:]], self._start + offset + done)
+            except OSError as error:
+                raise CheckpointError(f"{self.name} can't be read: {error.strerror}") from error
+            if count == 0:
+                raise CheckpointError(f"{self.name} became shorter while it was read")
+            done += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`.
+
+        Raises:
+            CheckpointError: as `read_into`.
+        """
+        self._check(offset, size)  # before anything is allocated
+        buffer = bytearray(size)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset + size > self.size:
+            raise CheckpointError(
+                f"{self.name} is cut off: bytes {offset:,} to {offset + size:,} are wanted, and it"
+                f" has {self.size:,}. Download or copy it again."
+            )
+
+
+class Folder(Protocol):
+    """Files by their names, relative and with `/` between the parts."""
+
+    path: str
+
+    def names(self) -> list[str]:
+        """The files' names, sorted."""
+
+    def open(self, name: str) -> File:
+        """One of them, opened for reading."""
+
+
+def open_file(path: str, name: str) -> File:
+    """A file on disk; `name` is what messages call it.
+
+    Raises:
+        CheckpointError: there is none, it can't be opened, or it is no regular file.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+        descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{name} can't be opened: {reason}") from error
+    status = os.fstat(descriptor.fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{name} is not a regular file")
+    return File(name, descriptor, 0, status.st_size)
+
+
+class Directory:
+    """A folder on disk, with the folders directly in it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        try:
+            return sorted(self._names())
+        except OSError as error:
+            raise CheckpointError(f"{self.path} can't be listed: {error.strerror}") from error
+
+    def _names(self) -> list[str]:
+        names = []
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    names.append(entry.name)
+                elif entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK):
+                    with os.scandir(entry.path) as inner:
+                        names += [f"{entry.name}/{file.name}" for file in inner if file.is_file()]
+        return names
+
+    def open(self, name: str) -> File:
+        return open_file(os.path.join(self.path, name), os.path.join(self.path, name))
+
+
+def archive(path: str, progress: Progress | None = None) -> Folder | None:
+    """The inside of a zip, tar or gzipped tar, told by its first bytes; None for any other file.
+
+    Raises:
+        CheckpointError: the file can't be opened, or the archive is damaged.
+    """
+    file = open_file(path, path)
+    head = file.read(0, min(file.size, 512))
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _Zip(path, progress)
+    if head.startswith(b"\x1f\x8b"):
+        return _Tar(path, _gunzip(path, progress))
+    if head[257:262] == b"ustar":
+        return _Tar(path, open(path, "rb"))
+    return None
+
+
+class _Zip:
+    def __init__(self, path: str, progress: Progress | None) -> None:
+        import zipfile
+
+        self.path = path
+        self._progress = progress
+        self._file = open_file(path, path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise CheckpointError(
+                f"{path} is a damaged zip ({error}). Download it again."
+            ) from error
+        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+        self._inflated: dict[str, File] = {}
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._members if _is_inside(name))
+
+    def open(self, name: str) -> File:
+        import zipfile
+        import zlib
+
+        info = self._members[name]
+        shown = f"{self.path}/{name}"
+        try:
+            if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
+                return self._stored(info, shown)
+            if name not in self._inflated:
+                with self._zip.open(info) as member:
+                    spool = _spool(member, shown, info.file_size, self._progress)
+                descriptor = Descriptor(os.dup(spool.fileno()))
+                self._inflated[name] = File(shown, descriptor, 0, info.file_size)
+            return self._inflated[name]
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
+        except (NotImplementedError, RuntimeError) as error:
+            raise CheckpointError(f"{shown} can't be unpacked: {error}") from error
+
+    def _stored(self, info: "zipfile.ZipInfo", shown: str) -> File:
+        # The local header repeats the name, with an extra field of its own length (APPNOTE 4.3.7).
+        header = self._file.read(info.header_offset, 30)
+        signature, *_, name_bytes, extra_bytes = struct.unpack("<4s5H3L2H", header)
+        start = info.header_offset + 30 + name_bytes + extra_bytes
+        if signature != b"PK\x03\x04" or start + info.file_size > self._file.size:
+            raise CheckpointError(f"{shown} is damaged. Download {self.path} again.")
+        return File(shown, self._file._descriptor, start, info.file_size)
+
+
+class _Tar:
+    def __init__(self, path: str, tar: IO[bytes]) -> None:
+        import tarfile
+
+        self.path = path
+        self._tar = tar
+        self._descriptor = Descriptor(os.dup(tar.fileno()))
+        try:
+            with tarfile.open(fileobj=tar, mode="r:") as contents:
+                members = [member for member in contents if member.isreg()]
+        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+            raise CheckpointError(
+                f"{path} is a damaged tar ({error}). Download it again."
+            ) from error
+        self._size = os.fstat(self._descriptor.fd).st_size
+        self._members = {_trim(member.name): member for member in members if not member.issparse()}
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._members if _is_inside(name))
+
+    def open(self, name: str) -> File:
+        member = self._members[name]
+        shown = f"{self.path}/{name}"
+        if member.offset_data + member.size > self._size:
+            raise CheckpointError(f"{shown} is cut off. Download {self.path} again.")
+        return File(shown, self._descriptor, member.offset_data, member.size)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether an archive's member is a file of its author's, not of the system that packed it."""
+    return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith("._")
+
+
+def _trim(name: str) -> str:
+    return name.removeprefix("./")
+
+
+def _gunzip(path: str, progress: Progress | None) -> IO[bytes]:
+    import gzip
+    import zlib
+
+    try:
+        with open(path, "rb") as file, gzip.GzipFile(fileobj=file) as packed:
+            return _spool(packed, path, 0, progress)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
+
+
+def _spool(
+    source: "IO[bytes] | gzip.GzipFile", name: str, size: int, progress: Progress | None
+) -> IO[bytes]:
+    """Unpack a stream into a temporary file that has no name and goes away by itself."""
+    import tempfile
+
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
+    done = 0
+    while chunk := source.read(_COPY_BYTES):
+        try:
+            spool.write(chunk)
+        except OSError as error:
+            raise CheckpointError(
+                f"{name} has to be unpacked, and {tempfile.gettempdir()} took {done:,} bytes of it:"
+                f" {error.strerror}. Set TMPDIR to a folder with more room."
+            ) from error
+        done += len(chunk)
+        if progress is not None:
+            progress(f"unpacking {name}", done, size)
+    spool.flush()
+    return spool

@@ -1,0 +1,226 @@
+"""What the user typed -> the files of one checkpoint.
+
+People pass a folder, a prefix, any file of the set, an archive; browsers and file managers rename
+(`bert_model.ckpt (1).index`), and the file `checkpoint` names a path of the machine that wrote it.
+"""
+
+import os
+import re
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..errors import CheckpointError
+from .files import Directory, File, Folder, Progress, archive
+
+INDEX = ".index"
+_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
+# What browsers, Windows and macOS add to the name of a second copy.
+_COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
+_UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
+_SHOWN = 12
+
+
+class Located(Struct, frozen=True):
+    """One checkpoint's place: a folder, its prefix there, and the mark of a renamed copy."""
+
+    folder: Folder
+    prefix: str  # within the folder, `/` between parts, as its author named it
+    index_name: str
+    note: str = ""  # what a person should know of the choice
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return os.path.join(self.folder.path, self.prefix)
+
+    def index(self) -> File:
+        return self.folder.open(self.index_name)
+
+    def shard(self, shard: int, num_shards: int) -> File:
+        """One data file.
+
+        Raises:
+            CheckpointError: it is not there, or it can't be told which of several copies it is.
+        """
+        wanted = f"{self.prefix}.data-{shard:05d}-of-{num_shards:05d}"
+        found = _copies(wanted, self.folder.names())
+        same_mark = [name for name in found if _mark(name) == _mark(self.index_name)]
+        if len(found) > 1:
+            found = same_mark or [name for name in found if name == wanted] or found
+        if len(found) == 1:
+            return self.folder.open(found[0])
+        path = os.path.join(self.folder.path, wanted)
+        if found:
+            raise CheckpointError(f"{path} is there more than once: {', '.join(found)}")
+        raise CheckpointError(
+            f"{path} is missing; the index beside it says that the tensors' data are there."
+            f" {_what_lies_there(self.folder, os.path.dirname(self.prefix))}"
+        )
+
+    def companion(self, name: str, pattern: str) -> File | None:
+        """A file that belongs to the checkpoint: `name` beside it, else the only `pattern` match.
+
+        Raises:
+            CheckpointError: several files match, and none has the name itself.
+        """
+        base = os.path.dirname(self.prefix)
+        beside = [n for n in self.folder.names() if os.path.dirname(n) == base]
+        found = [n for n in beside if os.path.basename(n) == name]
+        found = found or [n for n in beside if re.fullmatch(pattern, os.path.basename(n))]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"{self.folder.path} holds more than one {name}: {', '.join(found)}. Say which."
+            )
+        return self.folder.open(found[0]) if found else None
+
+
+def locate(path: str, progress: Progress | None = None) -> Located:
+    """Find the checkpoint that `path` means.
+
+    Raises:
+        CheckpointError: there is none, or there are several and nothing says which; the message
+            says what was looked for and what lies there instead.
+    """
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return _choose(Directory(path))
+    parent, name = os.path.split(path)
+    if not os.path.isdir(parent or "."):
+        raise CheckpointError(f"{path}: there is no folder {parent}")
+    folder = Directory(parent or ".")
+    if not os.path.exists(path) or _is_of_a_set(name):
+        return _named(folder, name)
+    if name == "checkpoint":
+        return _choose(folder)
+    inside = archive(path, progress)
+    if inside is not None:
+        return _choose(inside)
+    if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
+        return _choose(folder)
+    raise CheckpointError(f"{path} is no checkpoint{_other_format(name)}. {_LOOKED_FOR}")
+
+
+_LOOKED_FOR = (
+    "Give a folder, a prefix such as bert_model.ckpt, one of the files .index, .data-?????-of-?????"
+    " or .meta, or a .zip or .tar.gz of them."
+)
+
+
+def _is_of_a_set(name: str) -> bool:
+    return _COPY_MARK.sub("", name).endswith((INDEX, ".meta")) or bool(
+        _SHARD.search(_COPY_MARK.sub("", name))
+    )
+
+
+def _stem(name: str) -> str:
+    """The prefix that a file of a set has, without the mark of a copy."""
+    name = _COPY_MARK.sub("", name)
+    return _SHARD.sub("", name).removesuffix(INDEX).removesuffix(".meta")
+
+
+def _mark(name: str) -> str:
+    found = _COPY_MARK.search(os.path.basename(name))
+    return found[0] if found else ""
+
+
+def _copies(wanted: str, names: list[str]) -> list[str]:
+    """The files that are `wanted`, or a renamed copy of it."""
+    return [name for name in names if _COPY_MARK.sub("", name) == wanted]
+
+
+def _candidates(folder: Folder) -> list[Located]:
+    return [
+        Located(folder, _stem(name), name)
+        for name in folder.names()
+        if _COPY_MARK.sub("", name).endswith(INDEX)
+    ]
+
+
+def _named(folder: Folder, name: str) -> Located:
+    """The checkpoint whose prefix, or one of whose files, has this name."""
+    found = [c for c in _candidates(folder) if c.prefix == _stem(name)]
+    same = [c for c in found if _mark(c.index_name) == _mark(name)]
+    if len(same or found) == 1:
+        return (same or found)[0]
+    if found:
+        return _refuse(folder, found)
+    raise CheckpointError(
+        f"{os.path.join(folder.path, name)}: no such checkpoint; looked for {_stem(name)}{INDEX}."
+        f" {_what_lies_there(folder, '')}"
+    )
+
+
+def _choose(folder: Folder) -> Located:
+    """The one checkpoint of a folder, or the one that its file `checkpoint` names."""
+    candidates = _candidates(folder)
+    depth = min((c.prefix.count("/") for c in candidates), default=0)
+    nearest = [c for c in candidates if c.prefix.count("/") == depth]
+    latest, elsewhere = _latest(folder, nearest)
+    if latest is not None:
+        return latest
+    if len(nearest) == 1:
+        note = f"the file checkpoint names {elsewhere}, which is not here" if elsewhere else ""
+        return replace(nearest[0], note=note)
+    if not nearest and os.path.exists(elsewhere + INDEX):
+        return locate(elsewhere + INDEX)
+    return _refuse(folder, nearest)
+
+
+def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, str]:
+    """What the text proto `checkpoint` names: one of the candidates, or a path elsewhere."""
+    base = os.path.dirname(candidates[0].prefix) if candidates else ""
+    state = os.path.join(base, "checkpoint")
+    if state not in folder.names():
+        return None, ""
+    file = folder.open(state)
+    text = file.read(0, min(file.size, 1 << 20)).decode("utf-8", "replace")
+    named = re.search(r'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
+    if named is None:
+        return None, ""
+    # The path may be of another machine, and of another system.
+    name = os.path.join(base, re.split(r"[/\\]", named[1])[-1])
+    found = [c for c in candidates if c.prefix == name]
+    if len(found) == 1:
+        return found[0], ""
+    return None, os.path.join(folder.path, named[1])
+
+
+def _refuse(folder: Folder, found: list[Located]) -> Located:
+    if not found:
+        raise CheckpointError(
+            f"{folder.path}: no checkpoint here; looked for a file *{INDEX}."
+            f" {_what_lies_there(folder, '')}"
+        )
+    names = [os.path.join(folder.path, c.index_name) for c in found]
+    raise CheckpointError(
+        f"{folder.path} holds {len(names)} checkpoints, and no file `checkpoint` names one of"
+        " them. Give one of these:\n" + "\n".join(f"  {name}" for name in _shorten(names))
+    )
+
+
+def _what_lies_there(folder: Folder, base: str) -> str:
+    names = [n for n in folder.names() if os.path.dirname(n) == base] or folder.names()
+    unfinished = [name for name in names if name.endswith(_UNFINISHED)]
+    if unfinished:
+        return f"{unfinished[0]} looks like a download that is not finished."
+    if not names:
+        return "The folder is empty."
+    shown = ", ".join(_shorten([os.path.basename(name) for name in names]))
+    hints = {_other_format(name) for name in names} - {""}
+    return f"What lies there: {shown}.{''.join(' One' + hint + '.' for hint in sorted(hints))}"
+
+
+def _shorten(names: list[str]) -> list[str]:
+    rest = len(names) - _SHOWN
+    return names if rest <= 0 else [*names[:_SHOWN], f"and {rest:,} more"]
+
+
+def _other_format(name: str) -> str:
+    if name.endswith((".bin", ".pt", ".pth", ".safetensors")):
+        return " is a PyTorch file already"
+    if name.endswith((".h5", ".keras")):
+        return " is a Keras file, which this tool does not read"
+    if name.endswith(".pb"):
+        return " is a graph; the variables of a SavedModel lie in its folder variables/"
+    return ""

@@ -1,0 +1,114 @@
+"""The table file (a sorted string table in LevelDB's layout) that holds an index.
+
+Format: tensorflow/core/lib/io/format.cc, block.cc and table_builder.cc. The bytes are untrusted:
+every size and offset is checked against the file before anything is read or allocated.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from crc32c import crc32c
+
+from .files import File
+from .wire import Malformed, varint
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48
+TRAILER_BYTES = 5  # compression type, masked crc32c
+NO_COMPRESSION, SNAPPY = 0, 1
+# Snappy's longest copy makes 64 bytes of 3, so no valid block grows by more.
+SNAPPY_GROWTH = 22
+
+
+def unmask(masked: int) -> int:
+    """The crc32c behind a stored, "masked" one (tensorflow/core/lib/hash/crc32c.h)."""
+    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
+
+
+def is_table(file: File) -> bool:
+    """Whether the file ends as a table does."""
+    return file.size >= FOOTER_BYTES and file.read(file.size - 8, 8) == MAGIC.to_bytes(8, "little")
+
+
+def read_table(file: File) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every (key, value) of a table in the order of the keys, one block in memory at a time.
+
+    Raises:
+        Malformed: the file is no table, a block's checksum is wrong, or the keys do not ascend.
+    """
+    if not is_table(file):
+        raise Malformed("it does not end as a TensorFlow table does: cut off, or another format")
+    footer = file.read(file.size - FOOTER_BYTES, FOOTER_BYTES)
+    _, at = _handle(footer, 0)  # the metaindex, which TensorFlow leaves empty
+    index_handle, _ = _handle(footer, at)
+    previous: bytes | None = None
+    end = 0
+    for _, value in _entries(_block(file, index_handle)):
+        (offset, size), _ = _handle(value, 0)
+        # A writer lays its blocks one after another. Insisting on it bounds the work: no byte of
+        # the file is read twice.
+        if offset < end:
+            raise Malformed(f"block at byte {offset:,} lies inside the one before it")
+        end = offset + size + TRAILER_BYTES
+        for key, entry in _entries(_block(file, (offset, size))):
+            if previous is not None and key <= previous:
+                raise Malformed(f"key {key!r} comes after {previous!r}: twice there, or unsorted")
+            previous = key
+            yield key, entry
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    offset, at = varint(data, at)
+    size, at = varint(data, at)
+    return (offset, size), at
+
+
+def _block(file: File, handle: tuple[int, int]) -> bytes:
+    offset, size = handle
+    if offset + size + TRAILER_BYTES > file.size - FOOTER_BYTES:
+        raise Malformed(f"a block of {size:,} bytes at byte {offset:,} reaches past the end")
+    stored = file.read(offset, size + TRAILER_BYTES)
+    kind, checksum = struct.unpack("<BI", stored[size:])
+    if crc32c(stored[: size + 1]) != unmask(checksum):
+        raise Malformed(f"the block at byte {offset:,} has a wrong checksum")
+    contents = stored[:size]
+    if kind == NO_COMPRESSION:
+        return contents
+    if kind == SNAPPY:
+        return _uncompress(contents)
+    raise Malformed(f"the block at byte {offset:,} has the unknown compression {kind}")
+
+
+def _uncompress(contents: bytes) -> bytes:
+    size, _ = varint(contents, 0)
+    if size > len(contents) * SNAPPY_GROWTH:
+        raise Malformed(f"a Snappy block of {len(contents):,} bytes claims to hold {size:,}")
+    from cramjam import DecompressionError, snappy
+
+    try:
+        return bytes(snappy.decompress_raw(contents))
+    except DecompressionError as error:
+        raise Malformed(f"a Snappy block can't be unpacked ({error})") from error
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield a block's (key, value) pairs; a key repeats `shared` bytes of the one before it."""
+    if len(block) < 4:
+        raise Malformed("a block is too short to count its restarts")
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * restarts
+    if end < 0:
+        raise Malformed(f"a block of {len(block):,} bytes claims {restarts:,} restarts")
+    at = 0
+    key = b""
+    while at < end:
+        shared, at = varint(block, at)
+        fresh, at = varint(block, at)
+        length, at = varint(block, at)
+        if shared > len(key) or fresh + length > end - at:
+            raise Malformed("an entry reaches past its block")
+        key = key[:shared] + block[at : at + fresh]
+        at += fresh
+        yield key, block[at : at + length]
+        at += length

@@ -1,0 +1,32 @@
+"""Every way in which bertconvert says no: what happened, where, and what to do."""
+
+
+class BertconvertError(Exception):
+    """Base of all errors that a user can mend; its text is shown as it is."""
+
+
+class CheckpointError(BertconvertError):
+    """A checkpoint can't be found, or its bytes are not what TensorFlow writes."""
+
+
+class MappingError(BertconvertError):
+    """A mapping file is wrong; the text names the file and the key."""
+
+
+class PlanError(BertconvertError):
+    """Checkpoint, mapping, config and vocabulary do not fit together.
+
+    `reasons` holds every one of them, the text all together.
+    """
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = reasons
+        super().__init__("\n".join(reasons))
+
+
+class OutputError(BertconvertError):
+    """The model folder can't be written."""
+
+
+class ParityError(BertconvertError):
+    """The model folder is not the checkpoint."""

@@ -1,0 +1,164 @@
+"""The model folder that transformers loads: tensors, config, tokenizer, card, provenance."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from .. import __version__
+from .card import model_card
+from .checkpoint import Progress
+from .prepare import DEFAULTS, Options, Prepared, SourceFile, prepare
+from .publish import check_output, published
+from .state_dict import write_safetensors, write_torch
+from .tokenizer import tokenizer_files
+
+
+class Conversion(Struct, frozen=True):
+    """What came out of a conversion."""
+
+    out: str
+    architecture: str
+    sizes: dict[str, int]
+    activation: str  # as config.json has it
+    dtype: str
+    parameters: int
+    tensors: int
+    nbytes: int  # of the tensors
+    files: dict[str, int]  # name -> bytes
+    dropped: dict[str, int]  # reason -> number of variables
+    notes: list[str]
+
+
+def convert(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: Options = DEFAULTS,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a TensorFlow checkpoint into a model folder that transformers loads.
+
+    Args:
+        path: the checkpoint, in any form that `open_checkpoint` takes.
+        out: the folder to make; it must not exist, or be empty, unless `options.force`.
+        options: the caller's decisions.
+        progress: told of the bytes that are done.
+
+    Raises:
+        CheckpointError: the checkpoint can't be found or opened, or is damaged.
+        MappingError: no mapping fits, or it is wrong.
+        PlanError: with every reason why the parts do not fit together.
+        OutputError: `out` can't be written, or holds something.
+    """
+    folder = Path(os.path.expanduser(out))
+    check_output(folder, options.force)  # before any work
+    prepared = prepare(path, options, progress)
+    plan, checkpoint = prepared.plan, prepared.checkpoint
+    data = [
+        SourceFile("data", os.path.basename(file.name), file.size)
+        for file in checkpoint.data_files()  # also: a missing one is known before any work
+    ]
+    with published(folder, options.force) as stage:
+        crc32c = _write_tensors(prepared, stage, options.formats, progress)
+        for name, content in _small_files(prepared, crc32c, data).items():
+            (stage / name).write_bytes(content)
+        files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
+    return Conversion(
+        out=str(out),
+        architecture=plan.architecture.name,
+        sizes=plan.sizes,
+        activation=plan.activation[1],
+        dtype=plan.dtype,
+        parameters=plan.parameters,
+        tensors=len(plan.entries),
+        nbytes=sum(entry.nbytes for entry in plan.entries),
+        files=files,
+        dropped=dict(Counter(drop.reason for drop in plan.dropped)),
+        notes=prepared.notes,
+    )
+
+
+def _write_tensors(
+    prepared: Prepared, stage: Path, formats: tuple[str, ...], progress: Progress | None
+) -> dict[str, int]:
+    safetensors = stage / "model.safetensors"
+    crc32c = write_safetensors(prepared.checkpoint, prepared.plan, safetensors, progress)
+    if "bin" in formats:
+        write_torch(safetensors, stage / "pytorch_model.bin")
+    if "safetensors" not in formats:
+        safetensors.unlink()
+    return crc32c
+
+
+def _small_files(
+    prepared: Prepared, crc32c: dict[str, int], data: list[SourceFile]
+) -> dict[str, bytes]:
+    """Every other file by name; the same input gives the same bytes."""
+    files = {
+        "config.json": _json(_config(prepared)),
+        "conversion.json": _json(_provenance(prepared, crc32c, data)),
+        "README.md": model_card(prepared).encode(),
+    }
+    if prepared.vocabulary is not None and prepared.do_lower_case is not None:
+        positions = prepared.plan.config.get("max_position_embeddings")
+        files |= tokenizer_files(
+            prepared.vocabulary,
+            do_lower_case=prepared.do_lower_case,
+            model_max_length=positions if isinstance(positions, int) else len(prepared.vocabulary),
+        )
+    return files
+
+
+def _config(prepared: Prepared) -> dict[str, object]:
+    plan = prepared.plan
+    config = {
+        "architectures": [plan.architecture.name],
+        "model_type": prepared.mapping.model_type,
+        "dtype": plan.dtype,
+        **plan.config,
+    }
+    # transformers keeps the number of labels as their names.
+    labels = config.pop("num_labels", None)
+    if isinstance(labels, int):
+        config["id2label"] = {str(label): f"LABEL_{label}" for label in range(labels)}
+        config["label2id"] = {f"LABEL_{label}": label for label in range(labels)}
+    return dict(sorted(config.items()))
+
+
+def _provenance(
+    prepared: Prepared, crc32c: dict[str, int], data: list[SourceFile]
+) -> dict[str, object]:
+    plan, checkpoint = prepared.plan, prepared.checkpoint
+    return {
+        "tool": f"bertconvert {__version__}",
+        "mapping": {"name": plan.mapping, "sha256": prepared.mapping_sha256},
+        "sources": [*prepared.sources, *data],
+        "architecture": plan.architecture.name,
+        "groups": plan.groups,
+        "scope": plan.scope,
+        "sizes": plan.sizes,
+        "dtype": plan.dtype,
+        "activation": dict(zip(("tensorflow", "transformers"), plan.activation, strict=True)),
+        "do_lower_case": prepared.do_lower_case,
+        "notes": prepared.notes,
+        "tensors": {
+            entry.tensor: {
+                "variable": entry.variable,
+                "transform": entry.op,
+                "dtype": entry.dtype,
+                "shape": entry.shape,
+                # Of the bytes in the checkpoint, as its index has it, and of those written here.
+                "variable_crc32c": f"{checkpoint.checksum(entry.variable):08x}",
+                "tensor_crc32c": f"{crc32c[entry.tensor]:08x}",
+            }
+            for entry in plan.entries
+        },
+        "ties": {tie.pt: tie.to for tie in plan.ties},
+        "dropped": {drop.variable: drop.reason for drop in plan.dropped},
+    }
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -1,0 +1,151 @@
+"""Find a checkpoint and what belongs to it, open it, and plan its conversion."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from .checkpoint import Checkpoint, File, Progress, open_checkpoint
+from .checkpoint.files import open_file
+from .errors import MappingError, PlanError
+from .mapping import MappingFile, builtin_mappings, load_mapping
+from .plan import AUTOMATIC, Choices, Plan, fits, make_plan
+from .tokenizer import infer_casing, missing_special_tokens, read_vocabulary
+
+_LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
+
+
+class Options(Struct, frozen=True):
+    """What the caller decides; whatever is None is found beside the checkpoint, or inferred."""
+
+    mapping: Path | None = None
+    config: Path | None = None
+    vocab: Path | None = None
+    lower_case: bool | None = None
+    formats: tuple[str, ...] = ("safetensors",)
+    choices: Choices = AUTOMATIC
+    force: bool = False
+
+
+DEFAULTS = Options()
+
+
+class SourceFile(Struct, frozen=True, omit_defaults=True):
+    """A file that a conversion reads."""
+
+    role: str
+    name: str
+    size: int  # bytes
+    sha256: str = ""  # of small files; the tensors in a data file have checksums of their own
+
+
+class Prepared(Struct, frozen=True):
+    """A conversion that is decided, and has read no tensor yet."""
+
+    checkpoint: Checkpoint
+    mapping: MappingFile
+    mapping_sha256: str
+    plan: Plan
+    vocabulary: tuple[str, ...] | None
+    do_lower_case: bool | None
+    sources: list[SourceFile]
+    notes: list[str]
+
+
+def prepare(
+    path: str | os.PathLike[str], options: Options = DEFAULTS, progress: Progress | None = None
+) -> Prepared:
+    """Find a checkpoint and what belongs to it, and plan its conversion; reads no tensor.
+
+    Args:
+        path: the checkpoint, in any form that `open_checkpoint` takes.
+        options: the caller's decisions.
+        progress: told of the bytes that are unpacked from an archive.
+
+    Raises:
+        CheckpointError: the checkpoint can't be found or opened.
+        MappingError: no mapping fits, or it is wrong.
+        PlanError: with every reason why the parts do not fit together.
+    """
+    checkpoint = open_checkpoint(path, progress=progress)
+    notes = [checkpoint.note] if checkpoint.note else []
+    sources = [_source("index", checkpoint.index)]
+
+    config: dict[str, object] | None = None
+    file = _given_or_beside(options.config, checkpoint, "bert_config.json", r".*config.*\.json")
+    if file is not None:
+        config = _read_config(file)
+        sources.append(_source("config", file))
+
+    vocabulary = do_lower_case = None
+    file = _given_or_beside(options.vocab, checkpoint, "vocab.txt", r".*vocab.*\.txt")
+    if file is not None:
+        vocabulary = read_vocabulary(_text(file), file.name)
+        sources.append(_source("vocabulary", file))
+        casing = infer_casing(vocabulary, os.path.abspath(checkpoint.name))
+        do_lower_case = casing.do_lower_case
+        if options.lower_case is None:
+            notes.append(f"lower-case: {'yes' if do_lower_case else 'no'}: {casing.reason}")
+        else:
+            do_lower_case = options.lower_case
+        if missing := missing_special_tokens(vocabulary):
+            notes.append(f"the vocabulary lacks {', '.join(missing)}")
+    else:
+        notes.append("no vocab.txt: the folder has no tokenizer (--vocab names one)")
+
+    mapping, digest = _choose_mapping(checkpoint, options.mapping)
+    size = None if vocabulary is None else len(vocabulary)
+    plan = make_plan(checkpoint.variables, mapping, config, size, options.choices)
+    return Prepared(
+        checkpoint,
+        mapping,
+        digest,
+        plan,
+        vocabulary,
+        do_lower_case,
+        sources,
+        [*plan.notes, *notes],
+    )
+
+
+def _given_or_beside(
+    given: Path | None, checkpoint: Checkpoint, name: str, pattern: str
+) -> File | None:
+    if given is not None:
+        return open_file(os.path.expanduser(given), str(given))
+    return checkpoint.companion(name, pattern)
+
+
+def _text(file: File) -> bytes:
+    if file.size > _LARGEST_TEXT:
+        raise PlanError(f"{file.name} has {file.size:,} bytes, which is no config or vocabulary")
+    return file.read(0, file.size)
+
+
+def _read_config(file: File) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(_text(file), type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(f"{file.name} is no bert_config.json: {error}") from error
+
+
+def _source(role: str, file: File) -> SourceFile:
+    digest = hashlib.sha256(file.read(0, file.size)).hexdigest()
+    return SourceFile(role, os.path.basename(file.name), file.size, digest)
+
+
+def _choose_mapping(checkpoint: Checkpoint, given: Path | None) -> tuple[MappingFile, str]:
+    """The mapping that was named, else the one that knows the checkpoint; and its sha256."""
+    paths = builtin_mappings() if given is None else [given.expanduser()]
+    for path in paths:
+        mapping = load_mapping(path)
+        if given is not None or fits(checkpoint.variables, mapping):
+            return mapping, hashlib.sha256(path.read_bytes()).hexdigest()
+    known = ", ".join(f"{load_mapping(path).detect} ({path.stem})" for path in paths)
+    some = ", ".join(list(checkpoint)[:5])
+    raise MappingError(
+        f"no mapping knows {checkpoint.name}. It has {len(checkpoint):,} variables, such as {some};"
+        f" a mapping is known by {known}. --mapping takes one of your own."
+    )

@@ -1,0 +1,62 @@
+"""Which published release a checkpoint looks like; the data is in mappings/releases/."""
+
+import msgspec
+from msgspec import Struct
+
+from .mapping import FOLDER
+from .plan import Plan
+
+
+class _Named(Struct, frozen=True, forbid_unknown_fields=True):
+    sizes: dict[str, int]
+    scores: dict[str, str] = {}
+
+
+class Release(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that somebody published, or a family of them."""
+
+    name: str
+    sizes: dict[str, list[int]]  # by the mapping's symbols
+    cased: bool
+    language: str
+    license: str
+    url: str = ""
+    hub: str = ""  # the same weights on the Hub
+    paper: str = ""
+    arxiv: str = ""
+    named: dict[str, _Named] = {}
+    scores: dict[str, str] = {}  # GLUE task -> test score
+
+
+class _Releases(Struct, forbid_unknown_fields=True):
+    release: list[Release]
+
+
+def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
+    """The release of these sizes, if the checkpoint holds what a release holds and nothing else.
+
+    It is known by sizes, groups and casing, not by its weights: a card has to say so.
+
+    Args:
+        plan: of the conversion.
+        do_lower_case: of the vocabulary; None where there is none.
+    """
+    path = FOLDER / "releases" / f"{plan.mapping}.toml"
+    if plan.dropped or plan.scope or not path.exists() or plan.architecture.head != "pretraining":
+        return None
+    for release in msgspec.toml.decode(path.read_bytes(), type=_Releases).release:
+        fits = all(plan.sizes.get(symbol) in sizes for symbol, sizes in release.sizes.items())
+        if not fits or do_lower_case is release.cased:
+            continue
+        name, scores = release.name, release.scores
+        for known, named in release.named.items():
+            if named.sizes.items() <= plan.sizes.items():
+                name, scores = known, named.scores
+        return msgspec.structs.replace(
+            release,
+            name=name.format_map(plan.sizes),
+            url=release.url.format_map(plan.sizes),
+            hub=release.hub.format_map(plan.sizes),
+            scores=scores,
+        )
+    return None
