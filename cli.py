@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Computes nothing."""
 
+import shutil
 import signal
 import sys
 import time
@@ -13,14 +14,12 @@ import click
 from . import __version__
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
     from .converter.prepare import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
-_WIDE = 240  # columns of what is no terminal: nothing is wrapped there
 
 
 class _Commands(click.Group):
@@ -173,7 +172,7 @@ def tf2pt(ckpt: str, out: str, quiet: bool, as_json: bool, **options: Any) -> No
     )
     _say(f"  activation: {conversion.activation}")
     for reason, count in conversion.dropped.items():
-        _say(f"  left behind: {count:,} x {reason}")
+        _say(f"  left behind: {_count(count, 'variable')} ({reason})")
     for note in conversion.notes:
         _say(f"  note: {note}")
 
@@ -218,7 +217,7 @@ def inspect(ckpt: str, as_json: bool) -> None:
     )
     _say(
         f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
-        f"{total['variables']:,} variables, {total['elements']:,} elements,"
+        f"{_count(total['variables'], 'variable')}, {_count(total['elements'], 'element')},"
         f" {_bytes(total['nbytes'])}"
     )
     if checkpoint.note:
@@ -240,21 +239,27 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
     if as_json:
         _print_json({"plan": plan, "notes": prepared.notes, "sources": prepared.sources})
         return
-    kept = fold([((e.variable, e.tensor), (e.group, e.op, _shape(e.shape))) for e in plan.entries])
-    left = fold([((d.variable,), (d.reason,)) for d in plan.dropped])
-    _table(
-        ["variable -> tensor", "shape", "how"],
-        [
-            *(
-                [f"{variable}\n-> {tensor}", shape, "as it is" if op == "identity" else op]
-                for (variable, tensor), (_, op, shape), _ in kept
-            ),
-            *([f"{variable}\nleft behind: {reason}", "", ""] for (variable,), (reason,), _ in left),
-        ],
-    )
+    for group in plan.groups:
+        entries = [entry for entry in plan.entries if entry.group == group]
+        _say(f"{group}: {_count(len(entries), 'variable')}")
+        shapes = (_shape(prepared.checkpoint.variables[e.variable].shape) for e in entries)
+        _pairs(
+            fold(
+                ((e.variable, e.tensor), (shape, e.op))
+                for e, shape in zip(entries, shapes, strict=True)
+            )
+        )
+    for reason in dict.fromkeys(drop.reason for drop in plan.dropped):
+        names = [drop.variable for drop in plan.dropped if drop.reason == reason]
+        _say(f"left behind, {reason}: {_count(len(names), 'variable')}")
+        for (name,), _, _ in fold(((name,), None) for name in names):
+            _say(f"  {name}")
     sizes = " ".join(f"{symbol}={size:,}" for symbol, size in plan.sizes.items())
     _say(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
-    _say(f"{len(plan.entries):,} variables become tensors, {len(plan.dropped):,} are left behind")
+    _say(
+        f"{_count(len(plan.entries), 'variable')} mapped,"
+        f" {_count(len(plan.dropped), 'variable')} left behind"
+    )
     for tie in plan.ties:
         _say(f"{tie.pt} is tied to {tie.to}")
     for note in prepared.notes:
@@ -287,17 +292,18 @@ def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
     if as_json:
         _print_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
         return
-    rows = fold(
-        ((p.names[0], p.tensor), (p.group, p.op, _shape([given.get(str(s), s) for s in p.shape])))
-        for p in pairs
-    )
-    _table(
-        ["variable -> tensor", "shape in TF", "how", "group"],
-        [
-            [f"{tf}\n-> {pt}", shape, "as it is" if op == "identity" else op, group]
-            for (tf, pt), (group, op, shape), _ in rows
-        ],
-    )
+    for group in mapping.group:
+        _say(f"{group.name}{', required' if group.required else ''}")
+        _pairs(
+            fold(
+                (
+                    (pair.names[0], pair.tensor),
+                    (_shape([given.get(str(size), size) for size in pair.shape]), pair.op),
+                )
+                for pair in pairs
+                if pair.group == group.name
+            )
+        )
     for architecture in mapping.architecture:
         _say(
             f"--head {architecture.head}: {architecture.name}:"
@@ -315,6 +321,10 @@ def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
             f"{text!r} is not like L=12; the symbols are {', '.join(known)}", param_hint="--size"
         )
     return symbol, int(number)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shape(shape: Sequence[object]) -> str:
@@ -339,26 +349,29 @@ def _print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _WIDE
-    return console
+def _pairs(rows: Iterable[tuple[tuple[str, ...], tuple[str, str], int]]) -> None:
+    """Variables with their shapes, and below each the tensor that it becomes."""
+    for (variable, tensor), (shape, op), _ in rows:
+        _say(f"  {variable}  {shape}")
+        _say(f"    -> {tensor}{'' if op == 'identity' else f' ({op}d)'}")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        # The first holds the names, which a narrow terminal may break anywhere.
-        table.add_column(column, overflow="fold", no_wrap=number > 0)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
+    """Columns side by side; where the first is too long for the terminal, on a line of its own."""
+    lines = [columns, *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    if sys.stderr.isatty():
+        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
+        widths[0] = min(widths[0], max(room, 20))
+    for number, line in enumerate(lines):
+        first = line[0]
+        if len(first) > widths[0]:
+            _say(first)
+            first = ""
+        rest = (cell.ljust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        _say("  ".join([first.ljust(widths[0]), *rest]).rstrip())
+        if number == 0:
+            _say("  ".join("-" * width for width in widths))
 
 
 class _Progress:
@@ -399,6 +412,7 @@ class _Progress:
         self._bar.update(self._task, description=what, completed=done, total=total or None)
 
     def _start(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
@@ -407,7 +421,7 @@ class _Progress:
             BarColumn(),
             DownloadColumn(),
             TimeRemainingColumn(),
-            console=_console(),
+            console=Console(stderr=True),
             transient=True,
         )
         self._task = self._bar.add_task("")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from crc32c import crc32c
 
 from .checkpoint import Checkpoint, Progress
+from .checkpoint.checksum import crc32c
 from .checkpoint.dtypes import numpy_dtype
 from .errors import OutputError
 from .plan import FLOATS, Entry, Plan

@@ -8,14 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from crc32c import crc32c
-
 from ..errors import CheckpointError
 from . import wire
+from .checksum import crc32c, unmask
 from .dtypes import DTYPES
 from .files import File
 from .locate import Located
-from .sstable import read_table, unmask
+from .sstable import read_table
 from .variable import Variable
 
 VERSION = 1  # kTensorBundleVersion, the newest that this reader knows

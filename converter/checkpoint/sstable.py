@@ -7,8 +7,7 @@ every size and offset is checked against the file before anything is read or all
 import struct
 from collections.abc import Iterator
 
-from crc32c import crc32c
-
+from .checksum import crc32c, unmask
 from .files import File
 from .wire import Malformed, varint
 
@@ -18,12 +17,6 @@ TRAILER_BYTES = 5  # compression type, masked crc32c
 NO_COMPRESSION, SNAPPY = 0, 1
 # Snappy's longest copy makes 64 bytes of 3, so no valid block grows by more.
 SNAPPY_GROWTH = 22
-
-
-def unmask(masked: int) -> int:
-    """The crc32c behind a stored, "masked" one (tensorflow/core/lib/hash/crc32c.h)."""
-    rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
-    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
 
 
 def is_table(file: File) -> bool:
