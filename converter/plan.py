@@ -6,7 +6,9 @@ left behind for a reason; every tensor of the chosen class is filled once; every
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 
 from msgspec import Struct
 
@@ -18,6 +20,7 @@ from .transforms import TRANSFORMS
 # What weights may be, widest first, and the bytes of an element.
 FLOATS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _MOST_SHOWN = 12
+_LARGEST_SIZE = (1 << 31) - 1
 
 
 class Entry(Struct, frozen=True):
@@ -103,13 +106,14 @@ def make_plan(
 
     Raises:
         PlanError: with every reason why the parts do not fit together.
+        MappingError: the rules stand for too many variables.
     """
     scope, local, dropped = _take_scope(variables, mapping, choices.scope)
     loops = _loop_sizes(local, mapping)
-    found: dict[str, _Found] = {
-        group.name: [(pair, _find(pair, local)) for pair in mapping.expand(loops, [group.name])]
-        for group in mapping.group
-    }
+    ordered = sorted(local)
+    found: dict[str, _Found] = {group.name: [] for group in mapping.group}
+    for pair in mapping.expand(loops, found):
+        found[pair.group].append((pair, _find(pair, local, ordered)))
     present = {name for name, pairs in found.items() if any(v for _, v in pairs)}
     architecture = _choose_architecture(mapping, present, choices.head)
     optional = [group for group in architecture.optional if group in present]
@@ -125,10 +129,15 @@ def make_plan(
     activation = _activation(mapping, config, choices.activation, reasons)
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
-    entries = [_entry(pair, v, choices, reasons) for pair, v in written if v is not None]
+    if choices.dtype not in ("keep", *FLOATS):
+        reasons.append(f"there is no dtype {choices.dtype!r}; there are keep, {_and([*FLOATS])}")
+    odd: list[str] = []
+    entries = [_entry(pair, v, choices, odd) for pair, v in written if v is not None]
+    reasons += _shorten(odd)
 
     taken = {variable.name for _, variable in written if variable is not None}
     elsewhere = {v.name: group for group in found for _, v in found[group] if v is not None}
+    unknown = []
     for name, variable in local.items():
         if variable.name in taken:
             continue
@@ -136,9 +145,14 @@ def make_plan(
             reason = f"{elsewhere[variable.name]}: {architecture.name} has none"
             dropped.append(Dropped(variable.name, reason))
         else:
-            reasons.append(_unknown(name, variable, written, mapping))
+            unknown.append((name, variable))
+    reasons += [_unknown(*item, written, mapping) for item in unknown[:_MOST_SHOWN]]
+    if len(unknown) > _MOST_SHOWN:
+        reasons.append(f"... and {len(unknown) - _MOST_SHOWN:,} more that are unknown")
+    if unknown:
+        reasons.append("a [[drop]] in a copy of the mapping leaves behind what is no weight")
     if reasons:
-        raise PlanError(*_shorten(reasons))
+        raise PlanError(*reasons)
     if scope:
         notes.append(f"the model lies in the scope {scope}")
     notes += [
@@ -184,7 +198,7 @@ def _take_scope(
             dropped.append(Dropped(name, reason))
     detect = mapping.detect
     scopes = sorted(n.removesuffix(detect) for n in kept if n == detect or n.endswith(f"/{detect}"))
-    shown = ", ".join(scope or "/ (the root)" for scope in scopes)
+    shown = ", ".join(_shorten([scope or "/ (the root)" for scope in scopes]))
     if not scopes:
         raise PlanError(
             f"no {detect} in the checkpoint, by which the mapping {mapping.name} knows its models"
@@ -192,9 +206,10 @@ def _take_scope(
         )
     if wanted is None:
         if len(scopes) > 1:
+            first, last = (scope.rstrip("/") or "/" for scope in (scopes[0], scopes[-1]))
             raise PlanError(
                 f"the checkpoint holds {len(scopes)} models, in the scopes {shown}."
-                " --scope chooses one: --scope / or --scope " + scopes[-1].rstrip("/")
+                f" --scope chooses one: --scope {first} or --scope {last}"
             )
         return scopes[0], _within(scopes[0], kept), dropped
     scope = wanted.strip("/")
@@ -214,6 +229,12 @@ def _take_scope(
 
 def _within(scope: str, kept: Mapping[str, Variable]) -> dict[str, Variable]:
     # What lies outside keeps its whole name, and is an unknown variable unless a rule takes it.
+    twice = [name for name in kept if scope and not name.startswith(scope) and scope + name in kept]
+    if twice:
+        raise PlanError(
+            f"the model lies in the scope {scope}, and {_and(_shorten(twice))} both there and"
+            f" outside. --scope {scope.rstrip('/')} leaves behind what is outside"
+        )
     return {name.removeprefix(scope): variable for name, variable in kept.items()}
 
 
@@ -221,34 +242,39 @@ def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str
     """The sizes that names tell: one more than the highest number that a loop's names have."""
     sizes = {}
     for symbol in mapping.loop_sizes():
-        numbers = {
-            int(number[0])
+        numbers = [
+            (int(number[1]), name)
             for prefix in mapping.loop_prefixes(symbol)
+            for pattern in [re.compile(wildcard(prefix).pattern + "([0-9]{1,18})")]
             for name in local
-            if name.startswith(prefix) and (number := re.match(r"\d{1,18}", name[len(prefix) :]))
-        }
-        size = max(numbers, default=-1) + 1
-        if size > len(local):
+            if (number := pattern.match(name))
+        ]
+        highest, name = max(numbers, default=(0, ""))  # where there is none, the first is missing
+        if highest > len(numbers):  # some more than there are would be missing
             raise PlanError(
-                f"a variable's name has the number {size - 1:,}, and there are no more than"
-                f" {len(local):,} variables: {mapping.size_key(symbol)} can't be told"
+                f"{_cut(name)} has the number {highest:,}, and only {len(numbers):,} names have"
+                f" one: {mapping.size_key(symbol)} can't be told"
             )
-        sizes[symbol] = size or 1  # where there is none, the first is what is missing
+        sizes[symbol] = highest + 1
     return sizes
 
 
-def _find(pair: Pair, local: Mapping[str, Variable]) -> Variable | None:
+def _find(pair: Pair, local: Mapping[str, Variable], ordered: Sequence[str]) -> Variable | None:
     """The variable of a pair: by Google's own name, else by an alias that finds exactly one."""
     for name in pair.names:
-        if "*" not in name:
-            if name in local:
-                return local[name]
-            continue
-        pattern, prefix = wildcard(name), name[: name.index("*")]
-        matches = [n for n in local if n.startswith(prefix) and pattern.fullmatch(n)]
+        matches = [name] if name in local else list(_matching(name, ordered))
         if len(matches) == 1:
             return local[matches[0]]
     return None
+
+
+def _matching(alias: str, ordered: Sequence[str]) -> Iterator[str]:
+    """Those of the sorted names that an alias with a `*` means."""
+    prefix, star, _ = alias.partition("*")
+    if star:
+        after = islice(ordered, bisect_left(ordered, prefix), None)
+        near = takewhile(lambda name: name.startswith(prefix), after)
+        yield from (name for name in near if wildcard(alias).fullmatch(name))
 
 
 def _choose_architecture(mapping: MappingFile, present: set[str], head: str | None) -> Architecture:
@@ -264,10 +290,14 @@ def _choose_architecture(mapping: MappingFile, present: set[str], head: str | No
     best = max(fitting, key=lambda a: (len(a.groups), len(a.optional)))
     beyond = present - {*best.groups, *best.optional}
     if beyond:
-        choices = [a for a in fitting if beyond & set(a.groups) or a is best]
+        choices = [
+            f"{a.head or a.name} ({a.name})"
+            for a in mapping.architecture
+            if present.issuperset(a.groups) and (beyond & {*a.groups} or a is best)
+        ]
         raise PlanError(
-            f"the checkpoint has {_and(sorted(present))}, which no one class holds together."
-            f" --head chooses what to keep: {', '.join(f'{a.head} ({a.name})' for a in choices)}"
+            f"the checkpoint has {_and(sorted(present))}, which fit no one class for certain."
+            f" --head chooses what to make of them: {', '.join(choices)}"
         )
     return best
 
@@ -275,37 +305,48 @@ def _choose_architecture(mapping: MappingFile, present: set[str], head: str | No
 def _missing(written: _Found, local: Mapping[str, Variable]) -> list[str]:
     """A reason for every group that lacks variables."""
     taken = {variable.name for _, variable in written if variable is not None}
-    free = [name for name, variable in local.items() if variable.name not in taken]
-    lines = []
+    free = sorted(name for name, variable in local.items() if variable.name not in taken)
+    reasons = []
     for group in dict.fromkeys(pair.group for pair, _ in written):
         lost = [pair for pair, variable in written if pair.group == group and variable is None]
         total = sum(pair.group == group for pair, _ in written)
         if not lost:
             continue
-        lines.append(
+        lines = [
             f"{group} is not whole: {len(lost):,} of its {total:,} variables are missing"
             if len(lost) < total
             else f"{group} is not there: all of its {total:,} variables are missing"
-        )
+        ]
         for pair in lost[:_MOST_SHOWN]:
-            several = [n for alias in pair.names for n in free if wildcard(alias).fullmatch(n)]
-            hint = f": {_and(several)} could all be it" if several else ""
+            several = [n for alias in pair.names for n in islice(_matching(alias, free), 3)]
+            hint = f": {_and([*map(_cut, several)])} could all be it" if several else ""
             lines.append(f"  {pair.names[0]}{hint or _nearest(pair.names[0], free)}")
         if len(lost) > _MOST_SHOWN:
             lines.append(f"  and {len(lost) - _MOST_SHOWN:,} more")
-    return lines
+        reasons.append("\n".join(lines))
+    return reasons
 
 
 def _taken_twice(written: _Found) -> list[str]:
     tensors: dict[str, list[str]] = {}
+    variables: dict[str, list[str]] = {}
     for pair, variable in written:
         if variable is not None:
             tensors.setdefault(variable.name, []).append(pair.tensor)
-    return [
-        f"{name} would become several tensors: {_and(several)}"
-        for name, several in tensors.items()
-        if len(several) > 1
-    ]
+            variables.setdefault(pair.tensor, []).append(variable.name)
+    return _shorten(
+        [
+            f"{name} would become several tensors: {_and(_shorten(several))}"
+            for name, several in tensors.items()
+            if len(several) > 1
+        ]
+    ) + _shorten(
+        [
+            f"{tensor} would be made of several variables: {_and(_shorten(several))}"
+            for tensor, several in variables.items()
+            if len(several) > 1
+        ]
+    )
 
 
 def _sizes(
@@ -317,27 +358,32 @@ def _sizes(
         symbol: f"{min(mapping.loop_prefixes(symbol))}0 to {size - 1}"
         for symbol, size in loops.items()
     }
+    wrong = []
     for pair, variable in written:
         if variable is None:
             continue
         shape = variable.shape
-        expected = [sizes.get(s, s) if isinstance(s, str) else s for s in pair.shape]
-        if len(shape) != len(expected) or any(
-            isinstance(e, int) and e != s for e, s in zip(expected, shape, strict=False)
-        ):
+        own = {s: n for s, n in zip(pair.shape, shape, strict=False) if isinstance(s, str)}
+        told = own | sizes  # a symbol may be there twice, and must be the same both times
+        expected = [told.get(s, s) if isinstance(s, str) else s for s in pair.shape]
+        if list(shape) != expected:
             symbols = ", ".join(map(str, pair.shape))
-            values = ", ".join(map(str, expected))
-            told = {s: evidence[s] for s in pair.shape if isinstance(s, str) and s in evidence}
-            because = "; ".join(f"{symbol} by {what}" for symbol, what in told.items())
-            reasons.append(
+            values = ", ".join(str(sizes.get(str(s), s)) for s in pair.shape)
+            by = {s: evidence[s] for s in pair.shape if isinstance(s, str) and s in evidence}
+            because = "; ".join(f"{symbol} by {what}" for symbol, what in by.items())
+            wrong.append(
                 f"{variable.name} has the shape {list(shape)}, and should have [{symbols}]"
-                f" = [{values}]" + (f" ({because})" if because else "")
+                + (f" = [{values}]" if values != symbols else "")
+                + (f" ({because})" if because else "")
             )
-            continue
-        for symbol, size in zip(pair.shape, shape, strict=True):
-            if isinstance(symbol, str) and symbol not in sizes:
-                sizes[symbol] = size
-                evidence[symbol] = f"{variable.name} {list(shape)}"
+        elif 0 in shape:
+            wrong.append(f"{variable.name} has the shape {list(shape)}, which holds nothing")
+        else:
+            for symbol, size in zip(pair.shape, shape, strict=True):
+                if isinstance(symbol, str) and symbol not in sizes:
+                    sizes[symbol] = size
+                    evidence[symbol] = f"{variable.name} {list(shape)}"
+    reasons += _shorten(wrong)
     return sizes, evidence
 
 
@@ -356,8 +402,8 @@ def _complete_sizes(
     for symbol, rule in mapping.sizes.items():
         key = mapping.size_key(symbol)
         stated = None if config is None else config.get(key)
-        if stated is not None and (type(stated) is not int or stated < 1):
-            reasons.append(f"the config's {key} is {stated!r}, which is no size")
+        if stated is not None and not _is_size(stated):
+            reasons.append(f"the config's {key} is {_shown(stated)}, which is no size")
             continue
         if symbol in evidence and stated not in (None, sizes[symbol]):
             reasons.append(
@@ -366,21 +412,26 @@ def _complete_sizes(
             )
         if not isinstance(rule, SizeRule):
             continue
+        if choices.heads is not None and not _is_size(choices.heads):
+            reasons.append(f"--heads {_shown(choices.heads)} is no number of heads")
+            continue
         if choices.heads is not None and stated not in (None, choices.heads):
             reasons.append(f"the config says {key} = {stated}, and --heads {choices.heads}")
         value = choices.heads or stated
+        origin = ""
         if value is None and rule.assume.partition("/")[0] in sizes:
             value = rule.assumed(sizes)
+            origin = f" (assumed: {rule.assume}; --heads sets another)"
             notes.append(
                 f"{key} = {value} is an assumption ({rule.assume}): no variable tells it, and no"
-                " config is there; --heads sets another"
+                " config; --heads sets another"
             )
         if not isinstance(value, int):
             continue
         sizes[symbol] = value
         if rule.divides in sizes and sizes[rule.divides] % value:
             reasons.append(
-                f"{key} = {value} does not divide {mapping.size_key(rule.divides)} ="
+                f"{key} = {value}{origin} does not divide {mapping.size_key(rule.divides)} ="
                 f" {sizes[rule.divides]}"
             )
     return notes
@@ -416,10 +467,9 @@ def _config_values(
     values.update(mapping.config)
     for key, default in mapping.defaults.items():
         value = (config or {}).get(key, default)
-        if type(value) is not type(default) and not (
-            isinstance(default, float) and type(value) is int
-        ):
-            reasons.append(f"the config's {key} is {value!r}, and should be like {default!r}")
+        alike = type(value) is type(default) or (type(default) is float and type(value) is int)
+        if not alike or (isinstance(value, int | float) and not abs(value) <= _LARGEST_SIZE):
+            reasons.append(f"the config's {key} is {_shown(value)}, and should be like {default!r}")
         values[key] = value
     return values
 
@@ -433,15 +483,15 @@ def _activation(
         return "", ""
     # As modeling.py's get_activation: any case, and none at all is linear.
     stated = (config or {}).get(rule.config, rule.default)
-    name = str(stated or "").lower()
-    offered = rule.names.get(name)
+    name = stated.lower() if isinstance(stated, str) else ""
+    offered = rule.names.get(name) if stated is None or isinstance(stated, str) else None
     if isinstance(offered, str) and choice == "auto":
         return name, offered
     if isinstance(offered, dict) and choice in ("auto", *offered):
         return name, offered.get(choice) or next(iter(offered.values()))
     if offered is None:
         known = ", ".join(filter(None, rule.names))
-        reasons.append(f"the config's {rule.config} is {stated!r}; known are {known}")
+        reasons.append(f"the config's {rule.config} is {_shown(stated)}; known are {known}")
     else:
         kinds = _and([*offered]) if isinstance(offered, dict) else "one kind only"
         reasons.append(f"--activation {choice}: the config's {rule.config} is {name}: {kinds}")
@@ -463,23 +513,37 @@ def _entry(pair: Pair, variable: Variable, choices: Choices, reasons: list[str])
 
 
 def _unknown(name: str, variable: Variable, written: _Found, mapping: MappingFile) -> str:
-    shown = f"{variable.name} ({variable.tf_dtype} {list(variable.shape)})"
+    shown = f"{_cut(variable.name)} ({variable.tf_dtype} {list(variable.shape)})"
     for pair, other in written:
-        if any(wildcard(alias).fullmatch(name) for alias in pair.names) and other is not None:
+        if other is not None and any(
+            alias == name or any(_matching(alias, [name])) for alias in pair.names
+        ):
             return f"{shown} is there twice: {other.name} means the same tensor, {pair.tensor}"
-    return (
-        f"{shown} is unknown to the mapping {mapping.name}"
-        + _nearest(name, [pair.names[0] for pair, _ in written])
-        + ". If it is not of the model, a [[drop]] in a copy of the mapping leaves it behind"
+    return f"{shown} is unknown to the mapping {mapping.name}" + _nearest(
+        name, [pair.names[0] for pair, _ in written]
     )
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches
-    from itertools import islice
 
-    found = get_close_matches(name, islice(names, 2000), 1)
+    found = get_close_matches(name, islice(names, 1000), 1)
     return f" (nearest: {found[0]})" if found else ""
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST_SIZE
+
+
+def _shown(value: object) -> str:
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _and(names: list[str]) -> str:

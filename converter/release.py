@@ -52,11 +52,14 @@ def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
         for known, named in release.named.items():
             if named.sizes.items() <= plan.sizes.items():
                 name, scores = known, named.scores
-        return msgspec.structs.replace(
-            release,
-            name=name.format_map(plan.sizes),
-            url=release.url.format_map(plan.sizes),
-            hub=release.hub.format_map(plan.sizes),
-            scores=scores,
-        )
+        try:
+            return msgspec.structs.replace(
+                release,
+                name=name.format_map(plan.sizes),
+                url=release.url.format_map(plan.sizes),
+                hub=release.hub.format_map(plan.sizes),
+                scores=scores,
+            )
+        except KeyError:  # a copy of the mapping may have other symbols
+            continue
     return None

@@ -1,0 +1,1034 @@
+import contextlib
+import json
+import math
+import random
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bertconvert import Choices, MappingError, Plan, PlanError, Variable, open_checkpoint
+from bertconvert.converter.mapping import MappingFile, builtin_mappings, load_mapping
+from bertconvert.converter.plan import fits, make_plan
+
+BERT = next(load_mapping(path) for path in builtin_mappings() if path.stem == "bert")
+SIZES = {"L": 2, "H": 128, "I": 512, "V": 100, "P": 64, "T": 2, "C": 3}
+CONFIG = {
+    "vocab_size": 100,
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "intermediate_size": 512,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "num_attention_heads": 4,
+    "hidden_act": "gelu",
+}
+PRETRAINING = ("encoder", "pooler", "mlm", "nsp")
+WORDS = "bert/embeddings/word_embeddings"
+
+Variables = dict[str, Variable]
+
+
+def checkpoint(
+    *groups: str,
+    sizes: Mapping[str, int] = SIZES,
+    scope: str = "",
+    dtype: str = "float32",
+    mapping: MappingFile = BERT,
+) -> Variables:
+    """The variables of some groups, as a checkpoint of these sizes has them."""
+    made = [
+        variable(
+            scope + pair.names[0],
+            [sizes[s] if isinstance(s, str) else s for s in pair.shape],
+            dtype,
+        )
+        for pair in mapping.expand(sizes, groups or PRETRAINING)
+    ]
+    return {v.name: v for v in made}
+
+
+def variable(name: str, shape: Iterable[int] = (), dtype: str = "float32") -> Variable:
+    return Variable(name, dtype, tuple(shape), 4 * math.prod(shape))
+
+
+def extra(*names: str, shape: Iterable[int] = (), dtype: str = "float32") -> Variables:
+    return {name: variable(name, shape, dtype) for name in names}
+
+
+def renamed(variables: Variables, old: str, new: str) -> Variables:
+    """The same with one part of all names changed."""
+    names = {name: name.replace(old, new) for name in variables}
+    assert set(names) != set(names.values()), old
+    return {names[v.name]: variable(names[v.name], v.shape, v.tf_dtype) for v in variables.values()}
+
+
+def keras_style(variables: Variables) -> Variables:
+    """The names that a modeling.py with tf.keras layers has: numbered through the whole graph."""
+    made, numbers = {}, {"LayerNorm": 0, "dense": 0}
+    keras = {"LayerNorm": "layer_normalization", "dense": "dense"}
+    folders: dict[str, str] = {}
+    for name, old in variables.items():
+        folder, _, weight = name.rpartition("/")
+        layer = folder.rpartition("/")[2]
+        if layer in keras and folder not in folders:
+            number = numbers[layer]
+            numbers[layer] += 1
+            folders[folder] = folder.removesuffix(layer) + keras[layer]
+            folders[folder] += f"_{number}" if number else ""
+        new = f"{folders.get(folder, folder)}/{weight}".lstrip("/")
+        made[new] = variable(new, old.shape, old.tf_dtype)
+    return made
+
+
+def kind(value: object) -> str:
+    """The id of a test: Python writes no number of more than 4,300 digits."""
+    return (
+        f"{type(value).__name__} of {value.bit_length()} bits"
+        if type(value) is int
+        else repr(value)[:12]
+    )
+
+
+def refusal(variables: Variables, *args: object, **kwargs: object) -> str:
+    with pytest.raises(PlanError) as caught:
+        make_plan(variables, BERT, *args, **kwargs)
+    assert caught.value.reasons
+    assert str(caught.value) == "\n".join(caught.value.reasons)
+    return str(caught.value)
+
+
+def accounted(plan: Plan, variables: Variables) -> bool:
+    """Whether every variable becomes one tensor or is left behind, and every tensor is new."""
+    used = [entry.variable for entry in plan.entries] + [drop.variable for drop in plan.dropped]
+    tensors = [entry.tensor for entry in plan.entries]
+    return sorted(used) == sorted(variables) and len(set(tensors)) == len(tensors)
+
+
+class TestTheArchitecture:
+    @pytest.mark.parametrize(
+        ("groups", "name", "count"),
+        [
+            (["encoder"], "BertModel", 37),
+            (["encoder", "pooler"], "BertModel", 39),
+            (PRETRAINING, "BertForPreTraining", 46),
+            (["encoder", "mlm"], "BertForMaskedLM", 42),
+            (["encoder", "pooler", "mlm"], "BertForMaskedLM", 44),
+            (["encoder", "pooler", "nsp"], "BertForNextSentencePrediction", 41),
+            (["encoder", "pooler", "classifier"], "BertForSequenceClassification", 41),
+            (["encoder", "squad"], "BertForQuestionAnswering", 39),
+            (["encoder", "pooler", "squad"], "BertForQuestionAnswering", 41),
+        ],
+        ids=lambda value: "+".join(value) if isinstance(value, list) else None,
+    )
+    def test_is_the_class_that_the_groups_fill(
+        self, groups: list[str], name: str, count: int
+    ) -> None:
+        variables = checkpoint(*groups)
+        plan = make_plan(variables, BERT, CONFIG)
+        assert plan.architecture.name == name
+        assert plan.groups == list(groups)
+        assert len(plan.entries) == count
+        assert accounted(plan, variables)
+        assert plan.dropped == []
+
+    @pytest.mark.parametrize("labels", [1, 2, 3, 1000])
+    def test_has_as_many_labels_as_the_classifier_has_rows(self, labels: int) -> None:
+        plan = make_plan(
+            checkpoint("encoder", "pooler", "classifier", sizes={**SIZES, "C": labels}), BERT
+        )
+        assert plan.config["num_labels"] == labels
+
+    def test_says_nothing_of_labels_where_there_is_no_classifier(self) -> None:
+        for groups in (PRETRAINING, ["encoder", "squad"], ["encoder"]):
+            assert "num_labels" not in make_plan(checkpoint(*groups), BERT).config
+
+    @pytest.mark.parametrize("head", ["token", "BertForTokenClassification"])
+    def test_of_a_token_classifier_is_chosen_by_the_caller_alone(self, head: str) -> None:
+        variables = checkpoint("encoder", "pooler", "classifier")
+        plan = make_plan(variables, BERT, choices=Choices(head=head))
+        assert plan.architecture.name == "BertForTokenClassification"
+        assert plan.groups == ["encoder", "pooler", "classifier"]
+        assert accounted(plan, variables)
+
+    def test_of_a_classifier_without_a_pooler_can_only_be_a_token_classifier_and_that_is_asked(
+        self,
+    ) -> None:
+        text = refusal(checkpoint("encoder", "classifier"))
+        assert "has classifier and encoder, which fit no one class for certain" in text
+        assert "token (BertForTokenClassification), none (BertModel)" in text
+        plan = make_plan(checkpoint("encoder", "classifier"), BERT, choices=Choices(head="token"))
+        assert plan.groups == ["encoder", "classifier"]
+
+    @pytest.mark.parametrize(
+        ("head", "dropped"),
+        [("none", 7), ("mlm", 2), ("nsp", 5), ("pretraining", 0)],
+    )
+    def test_may_be_less_than_there_is_and_the_rest_is_left_behind(
+        self, head: str, dropped: int
+    ) -> None:
+        variables = checkpoint()
+        plan = make_plan(variables, BERT, choices=Choices(head=head))
+        assert plan.architecture.head == head
+        assert len(plan.dropped) == dropped
+        assert accounted(plan, variables)
+        assert all(plan.architecture.name in drop.reason for drop in plan.dropped)
+
+    def test_that_lacks_a_group_is_refused(self) -> None:
+        text = refusal(checkpoint("encoder", "pooler", "mlm"), choices=Choices(head="pretraining"))
+        assert "nsp is not there: all of its 2 variables are missing" in text
+        assert "cls/seq_relationship/output_weights" in text
+
+    def test_that_nobody_knows_is_refused_with_those_there_are(self) -> None:
+        text = refusal(checkpoint(), choices=Choices(head="clasifier"))
+        assert "no head 'clasifier'; it has pretraining, mlm, nsp, classifier, token" in text
+
+    @pytest.mark.parametrize(
+        ("groups", "offered"),
+        [
+            (
+                [*PRETRAINING, "classifier"],
+                [
+                    "pretraining (BertForPreTraining)",
+                    "classifier (BertForSequenceClassification)",
+                    "token (BertForTokenClassification)",
+                ],
+            ),
+            (
+                ["encoder", "pooler", "classifier", "squad"],
+                [
+                    "classifier (BertForSequenceClassification)",
+                    "squad (BertForQuestionAnswering)",
+                ],
+            ),
+        ],
+    )
+    def test_is_asked_where_heads_are_there_that_no_class_holds_together(
+        self, groups: list[str], offered: list[str]
+    ) -> None:
+        variables = checkpoint(*groups)
+        text = refusal(variables)
+        assert text.endswith("--head chooses what to make of them: " + ", ".join(offered))
+        for offer in offered:
+            plan = make_plan(variables, BERT, choices=Choices(head=offer.split()[0]))
+            assert accounted(plan, variables)
+
+    def test_without_a_pooler_says_what_that_means(self) -> None:
+        plan = make_plan(checkpoint("encoder"), BERT, CONFIG)
+        assert any("add_pooling_layer=False" in note for note in plan.notes)
+        assert make_plan(checkpoint("encoder", "pooler"), BERT, CONFIG).notes == []
+
+    @pytest.mark.parametrize(
+        ("groups", "ties"), [(PRETRAINING, 2), (["encoder", "mlm"], 2), (["encoder", "squad"], 0)]
+    )
+    def test_ties_the_decoder_where_it_has_one(self, groups: list[str], ties: int) -> None:
+        assert len(make_plan(checkpoint(*groups), BERT).ties) == ties
+
+
+class TestTheEntries:
+    def test_have_the_shape_that_pytorch_holds(self) -> None:
+        shapes = {e.tensor: (e.shape, e.op) for e in make_plan(checkpoint(), BERT).entries}
+        assert shapes["bert.embeddings.word_embeddings.weight"] == ((100, 128), "identity")
+        assert shapes["bert.encoder.layer.1.intermediate.dense.weight"] == ((512, 128), "transpose")
+        assert shapes["bert.encoder.layer.1.output.dense.weight"] == ((128, 512), "transpose")
+        assert shapes["cls.seq_relationship.weight"] == ((2, 128), "identity")
+
+    def test_count_parameters_and_bytes(self) -> None:
+        plan = make_plan(checkpoint(), BERT)
+        total = sum(math.prod(v.shape) for v in checkpoint().values())
+        assert plan.parameters == total
+        assert sum(entry.nbytes for entry in plan.entries) == 4 * total
+
+    def test_are_in_the_order_of_the_forward_pass_whatever_the_checkpoints_is(self) -> None:
+        variables = list(checkpoint().items())
+        expected = make_plan(dict(variables), BERT)
+        random.Random(0).shuffle(variables)
+        assert make_plan(dict(variables), BERT) == expected
+        assert expected.entries[0].tensor == "bert.embeddings.word_embeddings.weight"
+        assert expected.entries[-1].tensor == "cls.seq_relationship.bias"
+
+    @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+    def test_keep_the_dtype_unless_another_is_chosen(self, dtype: str) -> None:
+        assert make_plan(checkpoint(dtype=dtype), BERT).dtype == dtype
+        for choice in ("float32", "float16", "bfloat16"):
+            plan = make_plan(checkpoint(dtype=dtype), BERT, choices=Choices(dtype=choice))
+            assert {entry.dtype for entry in plan.entries} == {choice}
+            assert plan.dtype == choice
+
+    def test_of_several_dtypes_are_loaded_as_the_widest(self) -> None:
+        variables = checkpoint(dtype="float16")
+        variables |= extra(WORDS, shape=(100, 128), dtype="float32")
+        assert make_plan(variables, BERT).dtype == "float32"
+
+    def test_cannot_be_of_a_dtype_that_nobody_knows(self) -> None:
+        text = refusal(checkpoint(), choices=Choices(dtype="int8"))
+        assert text.startswith("there is no dtype 'int8'; there are keep, float64, float32")
+
+    @pytest.mark.parametrize("dtype", ["int32", "uint8", "string", "complex64", "bool"])
+    def test_are_floating_point_numbers(self, dtype: str) -> None:
+        variables = checkpoint() | extra(WORDS, shape=(100, 128), dtype=dtype)
+        text = refusal(variables)
+        assert text.startswith(f"{WORDS} is {dtype}; weights are float64, float32")
+
+
+class TestKerasStyleNames:
+    def test_become_the_same_tensors(self) -> None:
+        variables = keras_style(checkpoint())
+        assert "bert/embeddings/layer_normalization/gamma" in variables
+        assert "bert/encoder/layer_1/attention/output/layer_normalization_2/gamma" in variables
+        assert "bert/encoder/layer_0/intermediate/dense_2/kernel" in variables
+        assert "bert/pooler/dense_6/kernel" in variables
+        plan, google = make_plan(variables, BERT), make_plan(checkpoint(), BERT)
+        assert accounted(plan, variables)
+        assert [(e.tensor, e.shape, e.op) for e in plan.entries] == [
+            (e.tensor, e.shape, e.op) for e in google.entries
+        ]
+
+    def test_may_be_in_a_scope_and_have_slots(self) -> None:
+        variables = renamed(keras_style(checkpoint()), "bert/", "teacher/bert/")
+        variables = renamed(variables, "cls/", "teacher/cls/")
+        variables |= {n: v for name in list(variables) for n, v in extra(f"{name}/Adam_1").items()}
+        plan = make_plan(variables, BERT)
+        assert len(plan.entries) == len(plan.dropped) == 46
+        assert accounted(plan, variables)
+
+    def test_that_mean_the_same_tensor_as_googles_are_refused(self) -> None:
+        name = "bert/embeddings/layer_normalization/gamma"
+        text = refusal(checkpoint() | extra(name, shape=(128,)))
+        assert f"{name} (float32 [128]) is there twice: bert/embeddings/LayerNorm/gamma" in text
+        assert "bert.embeddings.LayerNorm.weight" in text
+
+    def test_of_which_two_could_be_meant_are_both_named(self) -> None:
+        variables = renamed(checkpoint(), "bert/pooler/dense/", "bert/pooler/dense_1/")
+        text = refusal(variables | extra("bert/pooler/dense_2/kernel", shape=(128, 128)))
+        assert "pooler is not whole: 1 of its 2 variables are missing" in text
+        assert "bert/pooler/dense_1/kernel and bert/pooler/dense_2/kernel could all be it" in text
+
+
+class TestWhatIsLeftBehind:
+    @pytest.mark.parametrize(
+        "slots",
+        [
+            ("adam_m", "adam_v"),
+            ("Adam", "Adam_1"),
+            ("AdamWeightDecayOptimizer", "AdamWeightDecayOptimizer_1"),
+            ("BERTAdam", "BERTAdam_1"),
+            ("LAMB", "LAMB_1"),
+            ("lamb_m", "lamb_v"),
+            ("LAMBOptimizer", "LAMBOptimizer_1"),
+            ("Momentum",),
+            ("ExponentialMovingAverage",),
+        ],
+        ids="+".join,
+    )
+    @pytest.mark.parametrize("scope", ["", "teacher/"])
+    def test_are_the_slots_of_every_optimizer(self, slots: tuple[str, ...], scope: str) -> None:
+        weights = checkpoint(scope=scope)
+        variables = dict(weights)
+        for name, weight in weights.items():
+            variables |= extra(*(f"{name}/{slot}" for slot in slots), shape=weight.shape)
+        plan = make_plan(variables, BERT)
+        assert {entry.variable for entry in plan.entries} == set(weights)
+        assert len(plan.dropped) == len(slots) * len(weights)
+        assert accounted(plan, variables)
+
+    def test_is_the_state_of_training_with_its_reason(self) -> None:
+        state = ["global_step", "beta1_power", "bert/beta2_power", "loss_scale", "good_steps"]
+        plan = make_plan(checkpoint() | extra(*state, dtype="int64"), BERT)
+        assert [drop.variable for drop in plan.dropped] == sorted(state)
+        assert all(drop.reason for drop in plan.dropped)
+        assert {drop.variable: drop.reason for drop in plan.dropped}["global_step"] == (
+            "training step"
+        )
+
+    def test_is_all_there_is_of_a_checkpoint_without_a_model(self) -> None:
+        text = refusal(extra("global_step", f"{WORDS}/adam_m"))
+        assert text.startswith(f"no {WORDS} in the checkpoint")
+
+
+class TestScopes:
+    def test_a_model_in_a_scope_is_found_and_said(self) -> None:
+        variables = checkpoint(scope="teacher/net/")
+        plan = make_plan(variables, BERT, CONFIG)
+        assert plan.scope == "teacher/net/"
+        assert plan.notes == ["the model lies in the scope teacher/net/"]
+        assert accounted(plan, variables)
+        assert plan.entries[0].tensor == "bert.embeddings.word_embeddings.weight"
+
+    def test_its_head_may_lie_outside(self) -> None:
+        variables = checkpoint("encoder", "pooler", scope="module/")
+        variables |= {
+            v.name: v
+            for v in checkpoint("encoder", "pooler", "classifier").values()
+            if not v.name.startswith("bert/")
+        }
+        plan = make_plan(variables, BERT)
+        assert plan.architecture.name == "BertForSequenceClassification"
+        assert accounted(plan, variables)
+
+    def test_a_variable_both_inside_and_outside_is_not_lost_but_refused(self) -> None:
+        variables = checkpoint("encoder", "pooler", "classifier", scope="module/")
+        variables |= extra("output_bias", shape=(3,))
+        text = refusal(variables)
+        assert "the model lies in the scope module/, and output_bias both there and outside" in text
+        plan = make_plan(variables, BERT, choices=Choices(scope="module"))
+        assert accounted(plan, variables)
+        assert plan.dropped[0].reason == "outside the scope module/"
+
+    def test_two_models_are_refused_with_the_names_of_both(self) -> None:
+        text = refusal(checkpoint() | checkpoint(scope="teacher/"))
+        assert "2 models, in the scopes / (the root), teacher/." in text
+        assert "--scope / or --scope teacher" in text
+
+    def test_the_scopes_that_are_offered_are_there(self) -> None:
+        text = refusal(checkpoint(scope="a/") | checkpoint(scope="b/c/"))
+        assert "--scope a or --scope b/c" in text
+
+    def test_a_hundred_models_are_not_all_listed(self) -> None:
+        text = refusal(extra(*(f"model_{number}/{WORDS}" for number in range(100))))
+        assert "the checkpoint holds 100 models" in text
+        assert "... and 88 more" in text
+
+    @pytest.mark.parametrize(
+        ("choice", "scope"),
+        [
+            ("/", ""),
+            ("", ""),
+            (".", ""),
+            ("teacher", "teacher/"),
+            ("teacher/", "teacher/"),
+            ("/teacher/", "teacher/"),
+        ],
+    )
+    def test_the_caller_chooses_one_and_the_other_is_left_behind(
+        self, choice: str, scope: str
+    ) -> None:
+        variables = checkpoint() | checkpoint("encoder", "pooler", scope="teacher/")
+        plan = make_plan(variables, BERT, choices=Choices(scope=choice))
+        assert plan.scope == scope
+        assert accounted(plan, variables)
+        assert all(entry.variable.startswith("teacher/") == bool(scope) for entry in plan.entries)
+        assert {drop.reason for drop in plan.dropped} == {
+            "outside the scope teacher/" if scope else "in the scope teacher/"
+        }
+
+    def test_a_scope_within_a_scope_is_another_model(self) -> None:
+        variables = checkpoint(scope="a/") | checkpoint(scope="a/b/")
+        outer = make_plan(variables, BERT, choices=Choices(scope="a"))
+        inner = make_plan(variables, BERT, choices=Choices(scope="a/b"))
+        assert accounted(outer, variables)
+        assert accounted(inner, variables)
+        assert {drop.reason for drop in outer.dropped} == {"in the scope a/b/"}
+
+    @pytest.mark.parametrize("choice", ["student", "teach", "teacher/bert", "/", ".."])
+    def test_a_scope_without_a_model_is_refused_with_those_that_have_one(self, choice: str) -> None:
+        text = refusal(checkpoint(scope="teacher/"), choices=Choices(scope=choice))
+        assert f"no model in the scope {choice!r}; there is one in teacher/" in text
+
+
+class TestTheConfig:
+    def test_becomes_transformers_config(self) -> None:
+        plan = make_plan(checkpoint(), BERT, CONFIG | {"hidden_dropout_prob": 0})
+        assert plan.config == {
+            **CONFIG,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+            "attention_probs_dropout_prob": 0.1,
+            "hidden_dropout_prob": 0,
+            "initializer_range": 0.02,
+        }
+        assert plan.sizes == {"L": 2, "V": 100, "H": 128, "I": 512, "P": 64, "T": 2, "A": 4}
+        assert plan.notes == []
+
+    def test_may_have_keys_that_nobody_knows(self) -> None:
+        config = {**CONFIG, "directionality": "bidi", "pooler_fc_size": 768, "_x": [None]}
+        assert (
+            make_plan(checkpoint(), BERT, config).config.keys()
+            == make_plan(checkpoint(), BERT, CONFIG).config.keys()
+        )
+
+    @pytest.mark.parametrize(
+        ("key", "have"),
+        [
+            ("vocab_size", 100),
+            ("hidden_size", 128),
+            ("num_hidden_layers", 2),
+            ("intermediate_size", 512),
+            ("max_position_embeddings", 64),
+            ("type_vocab_size", 2),
+            ("num_labels", 3),
+        ],
+    )
+    @pytest.mark.parametrize("change", [-1, 1, 1000])
+    def test_that_says_another_size_is_refused_with_both_numbers_and_the_evidence(
+        self, key: str, have: int, change: int
+    ) -> None:
+        variables = checkpoint("encoder", "pooler", "classifier")
+        text = refusal(variables, {**CONFIG, key: have + change})
+        assert f"the config says {key} = {have + change}, and the checkpoint has {have} (" in text
+        assert len(text.splitlines()) == 1
+        assert any(name.split("/layer_")[0] in text for name in variables)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "128",
+            True,
+            False,
+            128.0,
+            0,
+            -128,
+            [128],
+            {"a": 1},
+            1 << 31,
+            10**400,
+            10**5000,
+            "x" * 999,
+        ],
+        ids=kind,
+    )
+    @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "num_labels"])
+    def test_whose_size_is_no_size_is_refused_on_one_short_line(
+        self, key: str, value: object
+    ) -> None:
+        text = refusal(checkpoint(), {**CONFIG, key: value})
+        assert text.startswith(f"the config's {key} is ")
+        assert text.endswith("which is no size")
+        assert len(text) < 300
+
+    @pytest.mark.parametrize("key", list(CONFIG))
+    def test_that_is_silent_or_null_is_completed_by_the_variables(self, key: str) -> None:
+        silent = {k: v for k, v in CONFIG.items() if k != key}
+        plan = make_plan(checkpoint(), BERT, silent)
+        if key == "num_attention_heads":
+            assert plan.config[key] == 2
+        else:
+            assert plan.config == make_plan(checkpoint(), BERT, CONFIG).config
+        if key != "hidden_act":
+            assert make_plan(checkpoint(), BERT, {**CONFIG, key: None}).config == plan.config
+
+    @pytest.mark.parametrize(
+        "value", ["0.1", True, None, [0.1], 10**400, 1e300, math.inf, math.nan], ids=kind
+    )
+    def test_whose_dropout_is_no_number_is_refused(self, value: object) -> None:
+        text = refusal(checkpoint(), {**CONFIG, "hidden_dropout_prob": value})
+        assert text.startswith("the config's hidden_dropout_prob is ")
+        assert text.endswith("and should be like 0.1")
+
+    def test_that_is_missing_is_said_and_the_heads_are_assumed(self) -> None:
+        plan = make_plan(checkpoint(), BERT)
+        assert plan.config["num_attention_heads"] == 2
+        assert plan.notes[0] == "no bert_config.json: the sizes are those of the variables"
+        assert "num_attention_heads = 2 is an assumption (H/64)" in plan.notes[1]
+        assert "--heads" in plan.notes[1]
+
+    def test_that_is_silent_about_the_heads_has_them_assumed(self) -> None:
+        (note,) = make_plan(checkpoint(), BERT, {"num_attention_heads": None}).notes
+        assert "num_attention_heads = 2 is an assumption" in note
+
+    @pytest.mark.parametrize("hidden", [1, 4, 32, 63, 64])
+    def test_there_is_at_least_one_head(self, hidden: int) -> None:
+        plan = make_plan(checkpoint(sizes={**SIZES, "H": hidden}), BERT)
+        assert plan.config["num_attention_heads"] == 1
+
+    def test_the_heads_that_the_caller_says_are_no_assumption(self) -> None:
+        plan = make_plan(checkpoint(), BERT, choices=Choices(heads=16))
+        assert plan.config["num_attention_heads"] == plan.sizes["A"] == 16
+        assert len(plan.notes) == 1
+        assert make_plan(checkpoint(), BERT, CONFIG, choices=Choices(heads=4)).notes == []
+
+    def test_the_heads_of_caller_and_config_must_agree(self) -> None:
+        text = refusal(checkpoint(), CONFIG, choices=Choices(heads=8))
+        assert text == "the config says num_attention_heads = 4, and --heads 8"
+
+    @pytest.mark.parametrize("heads", [0, -2, 10**30, True])
+    def test_the_heads_that_the_caller_says_must_be_a_number_of_heads(self, heads: int) -> None:
+        assert refusal(checkpoint(), choices=Choices(heads=heads)).endswith("is no number of heads")
+
+    @pytest.mark.parametrize("heads", [3, 5, 129, 1000])
+    def test_heads_that_do_not_divide_the_hidden_size_are_refused(self, heads: int) -> None:
+        expected = f"num_attention_heads = {heads} does not divide hidden_size = 128"
+        assert refusal(checkpoint(), choices=Choices(heads=heads)) == expected
+        assert refusal(checkpoint(), {**CONFIG, "num_attention_heads": heads}) == expected
+
+    def test_an_assumption_that_does_not_divide_is_said_to_be_one(self) -> None:
+        text = refusal(checkpoint(sizes={**SIZES, "H": 200}))
+        assert text == (
+            "num_attention_heads = 3 (assumed: H/64; --heads sets another) does not divide"
+            " hidden_size = 200"
+        )
+        assert make_plan(checkpoint(sizes={**SIZES, "H": 200}), BERT, choices=Choices(heads=4))
+
+
+class TestTheVocabulary:
+    def test_of_the_embeddings_length_is_right(self) -> None:
+        assert make_plan(checkpoint(), BERT, CONFIG, vocabulary_size=100)
+
+    @pytest.mark.parametrize("size", [0, 1, 99, 101, 30522])
+    def test_of_another_length_is_refused_with_both_numbers(self, size: int) -> None:
+        text = refusal(checkpoint(), CONFIG, vocabulary_size=size)
+        assert f"has {size:,} tokens, and the embeddings 100 rows ({WORDS} [100, 128])" in text
+
+
+class TestTheActivation:
+    @pytest.mark.parametrize(
+        ("stated", "choice", "expected"),
+        [
+            ("gelu", "auto", ("gelu", "gelu_pytorch_tanh")),
+            ("gelu", "tanh", ("gelu", "gelu_pytorch_tanh")),
+            ("gelu", "erf", ("gelu", "gelu")),
+            ("GELU", "erf", ("gelu", "gelu")),
+            ("relu", "auto", ("relu", "relu")),
+            ("Relu", "auto", ("relu", "relu")),
+            ("tanh", "auto", ("tanh", "tanh")),
+            ("linear", "auto", ("linear", "linear")),
+            ("", "auto", ("", "linear")),
+            (None, "auto", ("", "linear")),
+        ],
+    )
+    def test_is_the_function_that_modeling_py_computes(
+        self, stated: object, choice: str, expected: tuple[str, str]
+    ) -> None:
+        config = {**CONFIG, "hidden_act": stated}
+        plan = make_plan(checkpoint(), BERT, config, choices=Choices(activation=choice))
+        assert plan.activation == expected
+        assert plan.config["hidden_act"] == expected[1]
+
+    @pytest.mark.parametrize("config", [None, {}])
+    def test_is_gelu_where_nothing_says_another(self, config: dict[str, object] | None) -> None:
+        assert make_plan(checkpoint(), BERT, config).activation == ("gelu", "gelu_pytorch_tanh")
+
+    @pytest.mark.parametrize(
+        "stated", ["silu", "gelu_new", " gelu", False, 0, [], ["gelu"], {}, 1.5]
+    )
+    def test_that_nobody_knows_is_refused_with_those_there_are(self, stated: object) -> None:
+        text = refusal(checkpoint(), {**CONFIG, "hidden_act": stated})
+        assert text == f"the config's hidden_act is {stated!r}; known are gelu, relu, tanh, linear"
+
+    @pytest.mark.parametrize("choice", ["tanh", "erf"])
+    def test_of_which_there_is_one_kind_leaves_no_choice(self, choice: str) -> None:
+        text = refusal(
+            checkpoint(), {**CONFIG, "hidden_act": "relu"}, choices=Choices(activation=choice)
+        )
+        assert text == f"--activation {choice}: the config's hidden_act is relu: one kind only"
+
+    def test_may_not_be_chosen_by_an_unknown_word(self) -> None:
+        text = refusal(checkpoint(), choices=Choices(activation="quick"))
+        assert text == "--activation quick: the config's hidden_act is gelu: tanh and erf"
+
+
+class TestWhatDoesNotFit:
+    def test_half_a_head_is_refused_with_the_half_that_is_missing(self) -> None:
+        variables = checkpoint()
+        del variables["cls/seq_relationship/output_bias"]
+        text = refusal(variables)
+        assert text == (
+            "nsp is not whole: 1 of its 2 variables are missing\n  cls/seq_relationship/output_bias"
+        )
+
+    def test_half_a_layer_is_refused_with_each_variable_that_is_missing(self) -> None:
+        variables = checkpoint()
+        lost = [n for n in variables if "layer_1/output/" in n]
+        for name in lost:
+            del variables[name]
+        lines = refusal(variables).splitlines()
+        assert lines[0] == "encoder is not whole: 4 of its 37 variables are missing"
+        assert [line.strip() for line in lines[1:]] == lost
+
+    def test_a_layer_that_is_missing_in_the_middle_is_refused(self) -> None:
+        variables = checkpoint(sizes={**SIZES, "L": 5})
+        variables = {n: v for n, v in variables.items() if "/layer_2/" not in n}
+        lines = refusal(variables).splitlines()
+        assert lines[0] == "encoder is not whole: 16 of its 85 variables are missing"
+        assert lines[1].startswith("  bert/encoder/layer_2/attention/self/query/kernel")
+        assert lines[-1] == "  and 4 more"
+
+    def test_no_layer_at_all_is_refused(self) -> None:
+        variables = {n: v for n, v in checkpoint().items() if "/layer_" not in n}
+        assert "encoder is not whole: 16 of its 21 variables" in refusal(variables)
+
+    def test_a_misspelt_variable_is_named_twice_each_time_with_the_nearest(self) -> None:
+        variables = renamed(checkpoint(), "word_embeddings", "word_embedding")
+        text = refusal(variables)
+        assert text.startswith(f"no {WORDS} in the checkpoint")
+        assert "(nearest: bert/embeddings/word_embedding)" in text
+        variables = renamed(checkpoint(), "token_type_embeddings", "token_typ_embeddings")
+        text = refusal(variables)
+        right, wrong = (
+            "bert/embeddings/token_type_embeddings",
+            "bert/embeddings/token_typ_embeddings",
+        )
+        assert f"  {right} (nearest: {wrong})" in text
+        assert (
+            f"{wrong} (float32 [2, 128]) is unknown to the mapping bert (nearest: {right})" in text
+        )
+
+    def test_an_unknown_variable_is_refused_with_what_to_do(self) -> None:
+        text = refusal(checkpoint() | extra("crf_loss/transition", shape=(9, 9)))
+        assert "crf_loss/transition (float32 [9, 9]) is unknown to the mapping bert" in text
+        assert "[[drop]]" in text
+
+    def test_checkpoints_of_another_kind_are_refused(self) -> None:
+        text = refusal(extra("_CHECKPOINTABLE_OBJECT_GRAPH", "w/.ATTRIBUTES/VARIABLE_VALUE"))
+        assert "by which the mapping bert knows its models" in text
+        assert refusal({}).startswith(f"no {WORDS} in the checkpoint")
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "said"),
+        [
+            ("bert/pooler/dense/kernel", (128, 64), "should have [H, H] = [128, 128]"),
+            ("bert/pooler/dense/bias", (64,), "should have [H] = [128]"),
+            ("bert/pooler/dense/bias", (), "should have [H] = [128]"),
+            ("bert/pooler/dense/bias", (128, 1), "should have [H] = [128]"),
+            ("bert/pooler/dense/kernel", (128,), "should have [H, H] = [128, 128]"),
+            ("bert/pooler/dense/kernel", (128, 128, 1), "should have [H, H] = [128, 128]"),
+            ("cls/seq_relationship/output_bias", (3,), "should have [2]"),
+            ("cls/predictions/output_bias", (101,), "should have [V] = [100]"),
+            ("bert/encoder/layer_1/intermediate/dense/kernel", (512, 128), "[H, I] = [128, 512]"),
+        ],
+    )
+    def test_a_shape_is_refused_with_what_it_should_be_and_who_says_so(
+        self, name: str, shape: tuple[int, ...], said: str
+    ) -> None:
+        text = refusal(checkpoint() | extra(name, shape=shape))
+        assert f"{name} has the shape {list(shape)}" in text
+        assert said in text
+        assert len(text.splitlines()) == 1
+        if "H" in said:
+            assert f"H by {WORDS} [100, 128]" in text
+
+    def test_a_symbol_that_is_there_twice_in_a_shape_is_one_number(self, tmp_path: Path) -> None:
+        (tmp_path / "square.toml").write_text(
+            'name = "square"\ndetect = "w"\nmodel_type = "x"\nsizes = { H = "hidden_size" }\n'
+            '[[group]]\nname = "g"\nrequired = true\n'
+            '[[group.variable]]\ntf = "w"\npt = "w"\nshape = ["H", "H"]\n'
+            '[[architecture]]\nclass = "X"\ngroups = ["g"]\n'
+        )
+        mapping = load_mapping(tmp_path / "square.toml")
+        with pytest.raises(PlanError, match=r"w has the shape \[3, 4\], and should have \[H, H\]$"):
+            make_plan(extra("w", shape=(3, 4)), mapping)
+        assert make_plan(extra("w", shape=(3, 3)), mapping).sizes == {"H": 3}
+
+    @pytest.mark.parametrize("symbol", ["V", "H", "I", "P", "T"])
+    def test_a_shape_that_holds_nothing_is_refused(self, symbol: str) -> None:
+        assert "which holds nothing" in refusal(checkpoint(sizes={**SIZES, symbol: 0}))
+
+    def test_all_that_is_wrong_is_said_together(self) -> None:
+        variables = checkpoint() | extra("junk", "more_junk", shape=(7,))
+        variables |= extra("bert/pooler/dense/bias", shape=(64,))
+        variables |= extra("bert/pooler/dense/kernel", shape=(128, 128), dtype="int32")
+        for name in [n for n in variables if "layer_0/output/" in n]:
+            del variables[name]
+        config = {**CONFIG, "vocab_size": 99, "num_attention_heads": 3, "hidden_act": "silu"}
+        text = refusal(
+            variables, config, vocabulary_size=98, choices=Choices(dtype="int8", heads=5)
+        )
+        for part in [
+            "encoder is not whole: 4 of its 37",
+            "bert/pooler/dense/bias has the shape [64]",
+            "vocab_size = 99, and the checkpoint has 100",
+            "num_attention_heads = 3, and --heads 5",
+            "5 does not divide hidden_size = 128",
+            "the vocabulary has 98 tokens",
+            "hidden_act is 'silu'",
+            "no dtype 'int8'",
+            "bert/pooler/dense/kernel is int32",
+            "junk (float32 [7]) is unknown",
+            "more_junk (float32 [7]) is unknown",
+        ]:
+            assert part in text
+
+    def test_a_flood_of_one_kind_hides_no_other(self) -> None:
+        variables = {
+            name: variable(name, (*old.shape, 1) if "/layer_" in name else old.shape)
+            for name, old in checkpoint(sizes={**SIZES, "L": 12}).items()
+        }
+        variables |= extra(*(f"junk_{number}" for number in range(1000)))
+        text = refusal(variables, {**CONFIG, "vocab_size": 99})
+        assert "... and 180 more" in text
+        assert "... and 988 more that are unknown" in text
+        assert "vocab_size = 99" in text
+        assert len(text.splitlines()) < 40
+
+
+class TestHostileNames:
+    """What a checkpoint that nobody trained may hold; each is answered at once."""
+
+    @pytest.fixture(autouse=True)
+    def clock(self):
+        start = time.perf_counter()
+        yield
+        assert time.perf_counter() - start < 5
+
+    @pytest.mark.parametrize("number", ["999999999999", "9" * 18, "9" * 5000, "00000000999999"])
+    def test_a_layer_of_a_giant_number_is_not_expanded(self, number: str) -> None:
+        name = f"bert/encoder/layer_{number}/output/dense/bias"
+        text = refusal(checkpoint() | extra(name, shape=(128,)))
+        assert text.startswith("bert/encoder/layer_")
+        assert "names have one: num_hidden_layers can't be told" in text
+        assert len(text) < 400
+
+    @pytest.mark.parametrize("number", ["", "²", "٣", "-1", "+5", "1e9", "x", "0x10", " 7"])
+    def test_a_layer_of_no_number_is_unknown(self, number: str) -> None:
+        name = f"bert/encoder/layer_{number}/output/dense/bias"
+        text = refusal(checkpoint() | extra(name, shape=(128,)))
+        assert f"{name} (float32 [128]) is unknown" in text
+
+    def test_a_layer_with_zeros_before_its_number_is_no_layer(self) -> None:
+        name = "bert/encoder/layer_01/output/dense/bias"
+        assert f"{name} (float32 [128]) is unknown" in refusal(
+            checkpoint() | extra(name, shape=(128,))
+        )
+
+    @pytest.mark.parametrize("count", [500, 2000])
+    def test_many_layers_that_hold_junk_are_refused(self, count: int) -> None:
+        names = [f"bert/encoder/layer_{number}/junk" for number in range(count)]
+        text = refusal(checkpoint() | extra(*names))
+        assert "encoder is not whole" in text
+        assert f"... and {count - 12:,} more that are unknown" in text
+
+    def test_more_layers_than_a_machine_can_hold_are_refused(self) -> None:
+        names = [f"bert/encoder/layer_{number}/junk" for number in range(20_000)]
+        with pytest.raises(MappingError, match="the mapping bert stands for 320,0"):
+            make_plan(checkpoint() | extra(*names), BERT)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            "/",
+            "//",
+            "*",
+            "**/",
+            "{l}",
+            "[",
+            "(?=",
+            "\\",
+            "\n",
+            "\0",
+            "bert",
+            "bert/",
+            "/bert/embeddings/word",
+            "../../etc/passwd",
+            "bert/encoder/layer_*/output/dense/bias",
+            "🤗/ünï/cödé",
+            "a/" * 50_000,
+            "x" * 1_000_000,
+            "loss_scale" * 20_000 + "//",
+        ],
+        ids=lambda name: ascii(name[:20]),
+    )
+    def test_a_strange_name_is_an_unknown_variable(self, name: str) -> None:
+        text = refusal(checkpoint() | extra(name))
+        assert " () is unknown" in text or " (float32 []) is unknown to the mapping bert" in text
+        assert len(text) < 600
+
+    def test_the_slots_of_an_unknown_optimizer_of_a_large_model_are_refused(self) -> None:
+        variables = checkpoint(sizes={**SIZES, "L": 24})
+        slots = [f"{name}/{slot}" for name in variables for slot in ("foo_m", "foo_v")]
+        text = refusal(variables | extra(*slots))
+        assert (
+            f"{WORDS}/foo_m (float32 []) is unknown to the mapping bert (nearest: {WORDS})" in text
+        )
+
+    def test_twenty_thousand_unknown_variables_are_refused(self) -> None:
+        names = [f"bert/encoder/x/layer_normalization_{number}" for number in range(20_000)]
+        assert "... and 19,988 more that are unknown" in refusal(checkpoint() | extra(*names))
+
+    def test_ten_thousand_candidates_for_an_alias_are_not_all_named(self) -> None:
+        variables = checkpoint()
+        del variables["bert/pooler/dense/bias"]
+        names = [f"bert/pooler/dense_{number}/bias" for number in range(10_000)]
+        text = refusal(variables | extra(*names, shape=(128,)))
+        assert "could all be it" in text
+        assert len(text) < 3000
+
+    @given(names=st.lists(st.text(max_size=30), max_size=6), known=st.booleans())
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_no_names_make_another_error(self, names: list[str], known: bool) -> None:
+        variables = (checkpoint() if known else {}) | extra(*names)
+        with contextlib.suppress(PlanError):
+            assert accounted(make_plan(variables, BERT), variables)
+
+
+class TestNestedLoops:
+    MAPPING = """
+        name = "grid"
+        detect = "in"
+        model_type = "grid"
+        sizes = { R = "rows", K = "columns" }
+        [[group]]
+        name = "all"
+        required = true
+        [[group.variable]]
+        tf = "in"
+        pt = "in"
+        shape = [1]
+        [[group.variable]]
+        tf = "{s}/row_{r}/col_{k}"
+        pt = "{s}.{r}.{k}"
+        shape = [1]
+        for = { s = ["left", "right"], r = "0..R", k = "0..K" }
+        [[architecture]]
+        class = "Grid"
+        groups = ["all"]
+    """
+
+    @pytest.fixture
+    def grid(self, tmp_path: Path) -> MappingFile:
+        (tmp_path / "grid.toml").write_text(self.MAPPING)
+        return load_mapping(tmp_path / "grid.toml")
+
+    @given(rows=st.integers(1, 12), columns=st.integers(1, 12))
+    @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_each_tell_their_own_size(self, grid: MappingFile, rows: int, columns: int) -> None:
+        variables = checkpoint("all", sizes={"R": rows, "K": columns}, mapping=grid)
+        plan = make_plan(variables, grid)
+        assert plan.config == {"rows": rows, "columns": columns}
+        assert accounted(plan, variables)
+
+    def test_that_make_one_name_twice_are_refused(self, tmp_path: Path) -> None:
+        text = self.MAPPING.replace("{s}.{r}.{k}", "{s}.{r}{k}")
+        (tmp_path / "grid.toml").write_text(text)
+        grid = load_mapping(tmp_path / "grid.toml")
+        variables = checkpoint("all", sizes={"R": 12, "K": 12}, mapping=grid)
+        with pytest.raises(PlanError, match=r"left\.111 would be made of several variables"):
+            make_plan(variables, grid)
+
+
+class TestPlansOfManySizes:
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_account_for_every_variable_once(self, data: st.DataObject) -> None:
+        sizes = {symbol: data.draw(st.integers(1, 9), symbol) for symbol in SIZES}
+        groups = data.draw(
+            st.sampled_from(
+                [
+                    ["encoder"],
+                    ["encoder", "pooler"],
+                    PRETRAINING,
+                    ["encoder", "mlm"],
+                    ["encoder", "pooler", "nsp"],
+                    ["encoder", "pooler", "classifier"],
+                    ["encoder", "squad"],
+                ]
+            )
+        )
+        dtype = data.draw(st.sampled_from(["float32", "float64", "bfloat16"]))
+        weights = checkpoint(*groups, sizes=sizes, dtype=dtype)
+        if data.draw(st.booleans(), "keras"):
+            weights = keras_style(weights)
+        scope = data.draw(st.sampled_from(["", "teacher/", "a/b/"]))
+        weights = {scope + n: variable(scope + n, v.shape, dtype) for n, v in weights.items()}
+        slots = data.draw(st.lists(st.sampled_from(["adam_m", "Adam_1", "LAMB"]), unique=True))
+        state = data.draw(st.lists(st.sampled_from(["global_step", "beta1_power"]), unique=True))
+        variables = list((weights | extra(*state, dtype="int64")).values())
+        variables += [
+            variable(f"{w.name}/{s}", w.shape, dtype) for w in weights.values() for s in slots
+        ]
+        data.draw(st.randoms(use_true_random=False)).shuffle(variables)
+        checkpoint_ = {v.name: v for v in variables}
+
+        plan = make_plan(checkpoint_, BERT)
+        assert accounted(plan, checkpoint_)
+        assert {entry.variable for entry in plan.entries} == set(weights)
+        assert plan.scope == scope
+        assert plan.sizes.items() >= {(s, sizes[s]) for s in "VHLIPT"}
+        assert plan.parameters == sum(math.prod(v.shape) for v in weights.values())
+
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=100)
+    def test_never_hold_what_one_variable_less_would_make_random(self, data: st.DataObject) -> None:
+        variables = checkpoint(sizes={**SIZES, "L": data.draw(st.integers(1, 4))})
+        lost = data.draw(st.sampled_from(sorted(variables)))
+        del variables[lost]
+        with pytest.raises(PlanError, match=lost):
+            make_plan(variables, BERT)
+
+
+class TestFits:
+    @pytest.mark.parametrize("name", [WORDS, f"teacher/{WORDS}", f"a/b/{WORDS}"])
+    def test_a_checkpoint_that_holds_the_detecting_variable_in_any_scope(self, name: str) -> None:
+        assert fits(["x", name], BERT)
+
+    @pytest.mark.parametrize("name", ["", f"{WORDS}/adam_m", f"x{WORDS}", "word_embeddings"])
+    def test_no_other_checkpoint(self, name: str) -> None:
+        assert not fits(["x", name], BERT)
+
+
+class TestCheckpointsThatTensorFlowWrote:
+    @pytest.mark.parametrize(
+        ("folder", "architecture", "entries", "dropped"),
+        [
+            ("pretraining", "BertForPreTraining", 46, 0),
+            ("pretraining-adam", "BertForPreTraining", 46, 93),
+            ("keras-names", "BertForPreTraining", 46, 0),
+            ("encoder", "BertModel", 37, 0),
+            ("classifier", "BertForSequenceClassification", 41, 0),
+            ("squad", "BertForQuestionAnswering", 41, 0),
+        ],
+    )
+    def test_plan_whole(
+        self, fixtures: Path, folder: str, architecture: str, entries: int, dropped: int
+    ) -> None:
+        config = json.loads((fixtures / folder / "bert_config.json").read_text())
+        variables = open_checkpoint(fixtures / folder).variables
+        plan = make_plan(variables, BERT, config, vocabulary_size=128)
+        assert plan.architecture.name == architecture
+        assert (len(plan.entries), len(plan.dropped)) == (entries, dropped)
+        assert accounted(plan, dict(variables))
+
+    @pytest.mark.parametrize(
+        ("folder", "architecture", "entries", "dropped", "sizes"),
+        [
+            (
+                "google-uncased_L-12_H-768_A-12-index",
+                "BertForPreTraining",
+                206,
+                0,
+                {"L": 12, "H": 768, "V": 30522, "A": 12},
+            ),
+            (
+                "google-chinese_L-12_H-768_A-12-index",
+                "BertForPreTraining",
+                206,
+                0,
+                {"L": 12, "H": 768, "V": 21128, "A": 12},
+            ),
+            (
+                "finetuned-classifier-adam-base-index",
+                "BertForSequenceClassification",
+                201,
+                403,
+                {"L": 12, "H": 768, "V": 28996, "C": 2},
+            ),
+            (
+                "keras-bert-tiny-pretrain",
+                "BertForPreTraining",
+                46,
+                93,
+                {"L": 2, "H": 4, "V": 15, "A": 4},
+            ),
+        ],
+    )
+    def test_from_the_wild_plan_whole(
+        self,
+        real: Path,
+        folder: str,
+        architecture: str,
+        entries: int,
+        dropped: int,
+        sizes: dict[str, int],
+    ) -> None:
+        path = real / folder / "bert_config.json"
+        config = json.loads(path.read_text()) if path.exists() else None
+        variables = open_checkpoint(real / folder).variables
+        plan = make_plan(variables, BERT, config)
+        assert plan.architecture.name == architecture
+        assert (len(plan.entries), len(plan.dropped)) == (entries, dropped)
+        assert plan.sizes.items() >= sizes.items()
+        assert accounted(plan, dict(variables))
