@@ -34,7 +34,7 @@ class _Commands(click.Group):
             if "debug" in ctx.meta:
                 raise
             raise click.ClickException(str(error)) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if "debug" in ctx.meta:
@@ -58,7 +58,8 @@ def cli() -> None:
 def main() -> None:
     """The entry point of the command `bertconvert`."""
     for stop in (signal.SIGTERM, signal.SIGHUP):  # so that what is half made is taken away
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(stop, lambda number, _: sys.exit(128 + number))
     cli(prog_name="bertconvert")
 
 

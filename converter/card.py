@@ -55,12 +55,12 @@ def _front_matter(prepared: Prepared, release: Release | None) -> str:
 
 
 def _name(prepared: Prepared, release: Release | None) -> str:
-    sizes = prepared.plan.config
-    return (
-        release.name
-        if release
-        else f"BERT, {sizes['num_hidden_layers']} layers of {sizes['hidden_size']}"
-    )
+    if release:
+        return release.name
+    config = prepared.plan.config
+    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
+    known = layers is not None and hidden is not None  # another mapping may call them otherwise
+    return f"BERT, {layers} layers of {hidden}" if known else prepared.plan.architecture.name
 
 
 def _title(prepared: Prepared, release: Release | None) -> str:
@@ -137,7 +137,7 @@ def _usage(prepared: Prepared) -> str:
 
 def _source(prepared: Prepared, release: Release | None) -> str:
     lines = [
-        f"| {file.role} | `{file.name}` | {file.size:,} | `{file.sha256}` |"
+        f"| {file.role} | `{_cell(file.name)}` | {file.size:,} | `{file.sha256}` |"
         for file in prepared.sources
     ]
     text = ["## Where it came from", ""]
@@ -151,6 +151,11 @@ def _source(prepared: Prepared, release: Release | None) -> str:
         " under Apache-2.0; what was trained from them is its owner's to say."
     )
     return "\n".join(text)
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell of a table, whatever a file is called."""
+    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
 
 
 def _scores(release: Release) -> str:
@@ -207,10 +212,10 @@ def _dropped(prepared: Prepared) -> str:
 def _verify(prepared: Prepared) -> str:
     return (
         "## How to verify\n\n`conversion.json` lists, for every tensor, the variable it came from,"
-        " what was done to it, and the crc32c of both. The checksums of the variables are"
-        " TensorFlow's own, from the checkpoint's index; each was checked when the variable was"
-        " read. `bertconvert explain CHECKPOINT` shows the same without converting, and"
-        " converting the checkpoint again gives these files again, byte for byte."
+        " what was done to it, and the variable's crc32c. That is TensorFlow's own, from the"
+        " checkpoint's index, and was checked when the variable was read. `bertconvert explain"
+        " CHECKPOINT` shows the same without converting, and converting the checkpoint again gives"
+        " these files again, byte for byte."
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import TypeVar
 
-_NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:0|[1-9][0-9]{0,8})(?![A-Za-z0-9])")
 
 Rest = TypeVar("Rest")
 
@@ -20,21 +20,23 @@ def fold(
     Returns:
         Names, the rest, and how many rows it stands for; in the order of the first of them.
     """
-    groups: dict[tuple[tuple[str, ...], Rest], list[tuple[int, tuple[str, ...]]]] = {}
+    groups: dict[tuple[object, Rest], list[tuple[int, tuple[str, ...]]]] = {}
     for names, rest in rows:
         numbers = {number[0] for name in names if (number := _NUMBER.search(name))}
         if len(numbers) == 1:
-            template = tuple(_NUMBER.sub("{}", name, count=1) for name in names)
-            groups.setdefault((template, rest), []).append((int(numbers.pop()), names))
+            around = tuple(tuple(_NUMBER.split(name, maxsplit=1)) for name in names)
+            groups.setdefault((around, rest), []).append((int(numbers.pop()), names))
         else:
             groups.setdefault((names, rest), []).append((0, names))
     folded = []
-    for (template, rest), members in groups.items():
-        span = sorted(number for number, _ in members)
-        if len(span) > 1 and span == list(range(span[0], span[-1] + 1)):
-            numbers_shown = f"{{{span[0]}..{span[-1]}}}"
-            names = tuple(name.replace("{}", numbers_shown, 1) for name in template)
-            folded.append((names, rest, len(span)))
+    for (_, rest), members in groups.items():
+        span = {number for number, _ in members}
+        first, last = min(span), max(span)
+        if len(members) > 1 and len(members) == len(span) == last - first + 1:
+            names = tuple(
+                _NUMBER.sub(f"{{{first}..{last}}}", name, count=1) for name in members[0][1]
+            )
+            folded.append((names, rest, len(members)))
         else:
             folded += [(names, rest, 1) for _, names in members]
     return folded

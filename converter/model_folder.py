@@ -15,6 +15,8 @@ from .publish import check_output, published
 from .state_dict import write_safetensors, write_torch
 from .tokenizer import tokenizer_files
 
+_FORMATS = {"safetensors", "bin"}
+
 
 class Conversion(Struct, frozen=True):
     """What came out of a conversion."""
@@ -51,7 +53,10 @@ def convert(
         MappingError: no mapping fits, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
         OutputError: `out` can't be written, or holds something.
+        ValueError: a format is unknown, or there is none.
     """
+    if not options.formats or not _FORMATS.issuperset(options.formats):
+        raise ValueError(f"formats {options.formats} are not of {', '.join(sorted(_FORMATS))}")
     folder = Path(os.path.expanduser(out))
     check_output(folder, options.force)  # before any work
     prepared = prepare(path, options, progress)
@@ -61,8 +66,8 @@ def convert(
         for file in checkpoint.data_files()  # also: a missing one is known before any work
     ]
     with published(folder, options.force) as stage:
-        crc32c = _write_tensors(prepared, stage, options.formats, progress)
-        for name, content in _small_files(prepared, crc32c, data).items():
+        _write_tensors(prepared, stage, options.formats, progress)
+        for name, content in _small_files(prepared, data).items():
             (stage / name).write_bytes(content)
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
@@ -82,23 +87,20 @@ def convert(
 
 def _write_tensors(
     prepared: Prepared, stage: Path, formats: tuple[str, ...], progress: Progress | None
-) -> dict[str, int]:
+) -> None:
     safetensors = stage / "model.safetensors"
-    crc32c = write_safetensors(prepared.checkpoint, prepared.plan, safetensors, progress)
+    write_safetensors(prepared.checkpoint, prepared.plan, safetensors, progress)
     if "bin" in formats:
         write_torch(safetensors, stage / "pytorch_model.bin")
     if "safetensors" not in formats:
         safetensors.unlink()
-    return crc32c
 
 
-def _small_files(
-    prepared: Prepared, crc32c: dict[str, int], data: list[SourceFile]
-) -> dict[str, bytes]:
+def _small_files(prepared: Prepared, data: list[SourceFile]) -> dict[str, bytes]:
     """Every other file by name; the same input gives the same bytes."""
     files = {
         "config.json": _json(_config(prepared)),
-        "conversion.json": _json(_provenance(prepared, crc32c, data)),
+        "conversion.json": _json(_provenance(prepared, data)),
         "README.md": model_card(prepared).encode(),
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
@@ -127,9 +129,7 @@ def _config(prepared: Prepared) -> dict[str, object]:
     return dict(sorted(config.items()))
 
 
-def _provenance(
-    prepared: Prepared, crc32c: dict[str, int], data: list[SourceFile]
-) -> dict[str, object]:
+def _provenance(prepared: Prepared, data: list[SourceFile]) -> dict[str, object]:
     plan, checkpoint = prepared.plan, prepared.checkpoint
     return {
         "tool": f"bertconvert {__version__}",
@@ -149,9 +149,7 @@ def _provenance(
                 "transform": entry.op,
                 "dtype": entry.dtype,
                 "shape": entry.shape,
-                # Of the bytes in the checkpoint, as its index has it, and of those written here.
-                "variable_crc32c": f"{checkpoint.checksum(entry.variable):08x}",
-                "tensor_crc32c": f"{crc32c[entry.tensor]:08x}",
+                "crc32c": f"{checkpoint.checksum(entry.variable):08x}",  # of the variable
             }
             for entry in plan.entries
         },

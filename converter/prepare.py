@@ -74,15 +74,15 @@ def prepare(
     sources = [_source("index", checkpoint.index)]
 
     config: dict[str, object] | None = None
-    file = _given_or_beside(options.config, checkpoint, "bert_config.json", r".*config.*\.json")
+    file = given_or_beside(options.config, checkpoint, "bert_config.json", r".*config.*\.json")
     if file is not None:
-        config = _read_config(file)
+        config = read_config(file)
         sources.append(_source("config", file))
 
     vocabulary = do_lower_case = None
-    file = _given_or_beside(options.vocab, checkpoint, "vocab.txt", r".*vocab.*\.txt")
+    file = given_or_beside(options.vocab, checkpoint, "vocab.txt", r".*vocab.*\.txt")
     if file is not None:
-        vocabulary = read_vocabulary(_text(file), file.name)
+        vocabulary = read_vocabulary(text_of(file), file.name)
         sources.append(_source("vocabulary", file))
         casing = infer_casing(vocabulary, os.path.abspath(checkpoint.name))
         do_lower_case = casing.do_lower_case
@@ -95,7 +95,7 @@ def prepare(
     else:
         notes.append("no vocab.txt: the folder has no tokenizer (--vocab names one)")
 
-    mapping, digest = _choose_mapping(checkpoint, options.mapping)
+    mapping, digest = choose_mapping(checkpoint, options.mapping)
     size = None if vocabulary is None else len(vocabulary)
     plan = make_plan(checkpoint.variables, mapping, config, size, options.choices)
     return Prepared(
@@ -110,23 +110,39 @@ def prepare(
     )
 
 
-def _given_or_beside(
+def given_or_beside(
     given: Path | None, checkpoint: Checkpoint, name: str, pattern: str
 ) -> File | None:
+    """The file that the caller named, else the checkpoint's companion.
+
+    Raises:
+        CheckpointError: it can't be opened, or several fit.
+    """
     if given is not None:
         return open_file(os.path.expanduser(given), str(given))
     return checkpoint.companion(name, pattern)
 
 
-def _text(file: File) -> bytes:
+def text_of(file: File) -> bytes:
+    """What a config or a vocabulary holds.
+
+    Raises:
+        PlanError: it is too large to be one.
+        CheckpointError: it can't be read.
+    """
     if file.size > _LARGEST_TEXT:
         raise PlanError(f"{file.name} has {file.size:,} bytes, which is no config or vocabulary")
     return file.read(0, file.size)
 
 
-def _read_config(file: File) -> dict[str, object]:
+def read_config(file: File) -> dict[str, object]:
+    """What bert_config.json says.
+
+    Raises:
+        PlanError: it is no JSON object.
+    """
     try:
-        return msgspec.json.decode(_text(file), type=dict[str, object])
+        return msgspec.json.decode(text_of(file), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"{file.name} is no bert_config.json: {error}") from error
 
@@ -136,8 +152,12 @@ def _source(role: str, file: File) -> SourceFile:
     return SourceFile(role, os.path.basename(file.name), file.size, digest)
 
 
-def _choose_mapping(checkpoint: Checkpoint, given: Path | None) -> tuple[MappingFile, str]:
-    """The mapping that was named, else the one that knows the checkpoint; and its sha256."""
+def choose_mapping(checkpoint: Checkpoint, given: Path | None) -> tuple[MappingFile, str]:
+    """The mapping that was named, else the one that knows the checkpoint; and its sha256.
+
+    Raises:
+        MappingError: none knows the checkpoint, or the one that was named is wrong.
+    """
     paths = builtin_mappings() if given is None else [given.expanduser()]
     for path in paths:
         mapping = load_mapping(path)

@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
@@ -45,14 +45,20 @@ def published(out: Path, force: bool) -> Iterator[Path]:
     try:
         lock = _claim(stage)
         try:
+            _put_back(stage, out)
+            check_output(out, force)  # again, as another process may have been here
             yield stage
+            check_output(out, force)
             _publish(stage, out)
+        except BaseException:
+            _remove(stage)
+            raise
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
             os.close(lock)
     except BaseException as error:
         for folder in made:
-            folder.rmdir()
+            with suppress(OSError):  # somebody else put something there
+                folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{out} can't be written: {error.strerror or error}") from error
         raise
@@ -62,7 +68,8 @@ def check_output(out: Path, force: bool) -> None:
     """Refuse what would overwrite something, before any work is done.
 
     Raises:
-        OutputError: `out` is no folder, is the current one, or is not empty (without `force`).
+        OutputError: `out` is no folder, is or holds the current one, is a mount point, or is not
+            empty (without `force`).
     """
     try:
         lying = sorted(os.listdir(out))
@@ -72,8 +79,12 @@ def check_output(out: Path, force: bool) -> None:
         raise OutputError(f"{out} is a file, or lies in one; name a folder") from None
     except OSError as error:
         raise OutputError(f"{out} can't be opened: {error.strerror}") from error
-    if os.path.samefile(out, os.curdir):
-        raise OutputError(f"{out} is the current folder, which can't be replaced; name another")
+    if _holds_current_folder(out):
+        raise OutputError(
+            f"{out} is the current folder, or holds it, and can't be replaced; name another"
+        )
+    if os.path.ismount(out):
+        raise OutputError(f"{out} is a mount point, which can't be replaced; name a folder in it")
     if lying and not force:
         some = ", ".join(lying[:5]) + (", ..." if len(lying) > 5 else "")
         raise OutputError(
@@ -82,18 +93,30 @@ def check_output(out: Path, force: bool) -> None:
         )
 
 
+def _holds_current_folder(folder: Path) -> bool:
+    try:
+        current = Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        return False
+    return any(os.path.samefile(folder, parent) for parent in (current, *current.parents))
+
+
 def _make_parents(folder: Path) -> list[Path]:
     """Make a folder and those it lies in; gives those that were made, innermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    made: list[Path] = []
     try:
         for parent in reversed(missing):
             parent.mkdir()
+            made.insert(0, parent)
     except OSError as error:
+        for parent in made:
+            parent.rmdir()
         raise OutputError(f"{missing[0]} can't be made: {error.strerror}") from error
-    return missing
+    return made
 
 
 def _claim(stage: Path) -> int:
@@ -106,33 +129,99 @@ def _claim(stage: Path) -> int:
         raise OutputError(
             f"{stage.parent} can't be written: {error.strerror}. Name a folder elsewhere."
         ) from error
-    lock = os.open(stage, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = _lock(stage)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        for left in os.scandir(stage):
+            if left.is_dir(follow_symlinks=False):
+                _remove(Path(left.path))
+            else:
+                os.unlink(left.path)
+        if os.listdir(stage):
+            raise OutputError(f"{stage} can't be emptied; delete it")
+    except BaseException:
         os.close(lock)
-        raise OutputError(f"another process is writing {stage}; wait for it") from error
-    for left in os.scandir(stage):
-        os.unlink(left.path)
+        raise
     return lock
 
 
+def _lock(folder: Path) -> int:
+    lock = -1
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(folder)):
+            return lock
+        raise FileNotFoundError  # it was published between the two
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError | FileNotFoundError):
+            raise OutputError(f"another process is writing {folder}; wait for it") from error
+        raise OutputError(f"{folder} can't be used: {error.strerror}") from error
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder away as far as possible, read-only folders in it included."""
+    _unlock(folder)
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            _unlock(Path(parent, name))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unlock(folder: Path) -> None:
+    if not folder.is_symlink():
+        with suppress(OSError):
+            folder.chmod(0o700)
+
+
+def _put_back(stage: Path, out: Path) -> None:
+    """Undo the half of `_exchange` that a process did which was killed in the middle of it."""
+    aside = _aside(stage)
+    if not os.path.lexists(aside):
+        return
+    if os.path.lexists(out):
+        raise OutputError(
+            f"{aside} is left from a process that was killed, and holds what {out} held before."
+            " Look whether you need it, and delete it"
+        )
+    os.rename(aside, out)
+
+
+def _aside(stage: Path) -> Path:
+    return stage.with_name(f"{stage.name}.old")
+
+
 def _publish(stage: Path, out: Path) -> None:
-    if not out.exists() or not os.listdir(out):
+    if not out.exists():
         os.rename(stage, out)
         return
+    if not os.listdir(out):
+        shutil.copymode(out, stage)
+        os.rename(stage, out)
+        return
+    # The old model goes away, so the new one has to be on the disk before.
+    for name in os.listdir(stage):
+        _sync(stage / name)
     for kept in os.scandir(out):
         if kept.name not in MODEL_FILES:
             _link(Path(kept.path), stage / kept.name)
-    # The old model goes away, so the new one has to be on the disk before.
-    for name in (*os.listdir(stage), "."):
-        fd = os.open(stage / name, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    _sync(stage)
     shutil.copymode(out, stage)
-    _exchange(stage, out)
+    lock = _lock(out)  # which lies at `stage` in a moment, where the next process would take it
+    try:
+        _exchange(stage, out)
+        _remove(stage)
+    finally:
+        os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -160,7 +249,7 @@ def _exchange(stage: Path, out: Path) -> None:
         code = errno.ENOSYS
     if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         raise OSError(code, os.strerror(code))
-    aside = stage.with_name(f"{stage.name}.old")
+    aside = _aside(stage)
     os.rename(out, aside)
     try:
         os.rename(stage, out)

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from .checkpoint import Checkpoint, Progress
-from .checkpoint.checksum import crc32c
 from .checkpoint.dtypes import numpy_dtype
 from .errors import OutputError
 from .plan import FLOATS, Entry, Plan
@@ -29,7 +28,7 @@ Buffer = memoryview | bytes
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _THREADS = 2  # one reads and transforms while the other writes; a third gains nothing
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
-_ROWS = 16  # written at once into a transposed tensor: 16 float32 fill a cache line of it
+_TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
 
 def write_safetensors(
@@ -37,7 +36,7 @@ def write_safetensors(
     plan: Plan,
     path: Path,
     progress: Progress | None = None,
-) -> dict[str, int]:
+) -> None:
     """Write the tensors of a plan, as https://huggingface.co/docs/safetensors describes the file.
 
     Args:
@@ -45,9 +44,6 @@ def write_safetensors(
         plan: which become what.
         path: the file, which must not exist.
         progress: told, now and then, the bytes that are written and how many there will be.
-
-    Returns:
-        The crc32c of every tensor's bytes.
 
     Raises:
         CheckpointError: a variable can't be read, or is damaged.
@@ -91,18 +87,14 @@ def write_safetensors(
                 if progress is not None:
                     progress("converting", done, end)
 
-        checksums: dict[str, int] = {}
-
         def copy(entry: Entry, scratch: _Scratch) -> None:
-            place = data_start + places[entry.tensor]
-            checksums[entry.tensor] = _copy(checkpoint, entry, place, write, scratch)
+            _copy(checkpoint, entry, data_start + places[entry.tensor], write, scratch)
 
         _in_threads(copy, sorted(entries, key=lambda e: checkpoint.position(e.variable)))
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror}") from error
     finally:
         os.close(fd)
-    return checksums
 
 
 def write_torch(safetensors: Path, path: Path) -> None:
@@ -119,7 +111,10 @@ def write_torch(safetensors: Path, path: Path) -> None:
             f"--format bin needs torch, which can't be imported ({error});"
             " `pip install bertconvert[torch]` brings it"
         ) from error
-    torch.save(load_file(safetensors), path)
+    try:
+        torch.save(load_file(safetensors), path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise OutputError(f"{path} can't be written: {error}") from error
 
 
 class _Scratch:
@@ -128,13 +123,19 @@ class _Scratch:
     def __init__(self) -> None:
         self._piece = np.empty(_PIECE_BYTES, np.uint8)
         self._tensor = np.empty(_PIECE_BYTES, np.uint8)
+        self._tile = np.empty((0, 0), np.uint8)
 
     def piece(self, row_bytes: int) -> memoryview:
-        """Room for as many whole rows as make a piece, and for one at least."""
-        nbytes = max(_PIECE_BYTES // row_bytes, 1) * row_bytes
+        """Room for as many whole rows as make a piece or a tile, and for one at least."""
+        nbytes = min(max(_PIECE_BYTES // row_bytes, 1), _TILE) * row_bytes
         if nbytes > len(self._piece):
             self._piece = np.empty(nbytes, np.uint8)
         return self._piece.data[:nbytes]
+
+    def tile(self, dtype: "np.dtype[np.generic]") -> "Array":
+        if self._tile.dtype != dtype:
+            self._tile = np.empty((_TILE, _TILE + 16), dtype)
+        return self._tile
 
     def tensor(self, nbytes: int) -> "Array":
         if nbytes > len(self._tensor):
@@ -148,49 +149,55 @@ def _copy(
     place: int,
     write: Callable[[Buffer, int], None],
     scratch: _Scratch,
-) -> int:
-    """Copy one variable to byte `place` of a file, transformed and cast; gives its crc32c."""
+) -> None:
+    """Copy one variable to byte `place` of a file, transformed and cast."""
     variable = checkpoint.variables[entry.variable]
     source_dtype, dtype = variable.dtype, numpy_dtype(entry.dtype)
+    if not entry.nbytes:
+        return
     if entry.op == "identity":
-        checksum = 0
-        for piece in checkpoint.stream(entry.variable, scratch.piece(source_dtype.itemsize)):
+        for piece in checkpoint.stream(entry.variable, scratch.piece(_PIECE_BYTES // _TILE)):
             if source_dtype != dtype:
                 numbers = np.frombuffer(piece, source_dtype)
                 cast = scratch.tensor(numbers.size * dtype.itemsize).view(dtype)
                 _cast(numbers, cast, entry)
                 piece = cast.view(np.uint8).data
-            checksum = crc32c(piece, checksum)
             write(piece, place)
             place += len(piece)
-        return checksum
+        return
     # The tensor is filled through a view that is laid out as TensorFlow has it.
     whole = scratch.tensor(entry.nbytes)
     tensor = whole.view(dtype).reshape(entry.shape)
     view = TRANSFORMS[TRANSFORMS[entry.op].inverse].apply(tensor)
     row = 0
-    row_bytes = variable.nbytes // variable.shape[0]
-    for piece in checkpoint.stream(entry.variable, scratch.piece(row_bytes)):
+    for piece in checkpoint.stream(
+        entry.variable, scratch.piece(variable.nbytes // variable.shape[0])
+    ):
         rows = np.frombuffer(piece, source_dtype).reshape(-1, *variable.shape[1:])
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
-            _cast(part, view[row : row + len(part)], entry)
-            row += len(part)
+        target = view[row : row + len(rows)]
+        for column in range(0, rows.shape[-1], _TILE):
+            # Where rows lie a power of two apart, their beginnings compete for the same few lines
+            # of a cache; in a tile whose rows are a little longer they do not.
+            part = rows[..., column : column + _TILE]
+            tile = scratch.tile(dtype)[: len(part), : part.shape[-1]]
+            _cast(part, tile, entry)
+            np.copyto(target[..., column : column + _TILE], tile)
+        row += len(rows)
     write(whole.data, place)
-    return crc32c(whole.data)
 
 
 def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:
     if numbers.dtype == into.dtype:
         np.copyto(into, numbers)
         return
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # a NaN is invalid, and passes
         np.copyto(into, numbers, casting="unsafe")
-    if np.any(np.isinf(into) & np.isfinite(numbers)):
+        overflows = np.isinf(into) & np.isfinite(numbers)
+    if np.any(overflows):
         largest = np.abs(numbers[np.isfinite(numbers)]).max()
         raise OutputError(
             f"{entry.variable} has numbers too large for {into.dtype}, such as {largest:.4g}."
-            " Choose --dtype bfloat16, or keep."
+            f" Choose --dtype {'bfloat16, or keep' if into.dtype == np.float16 else 'keep'}."
         )
 
 
@@ -207,7 +214,7 @@ def _in_threads(work: Callable[[Entry, _Scratch], None], entries: Iterable[Entry
     queue = iter(entries)  # a list's iterator is safe to share
     errors: list[BaseException] = []
 
-    def run() -> None:
+    def run(ended: threading.Event) -> None:
         try:
             scratch = _Scratch()
             for entry in queue:
@@ -216,14 +223,20 @@ def _in_threads(work: Callable[[Entry, _Scratch], None], entries: Iterable[Entry
                 work(entry, scratch)
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    helpers = [threading.Thread(target=run, daemon=True) for _ in range(_THREADS - 1)]
-    for helper in helpers:
-        helper.start()
-    try:
-        run()
-    finally:  # whatever happens, nobody writes to a file that is closed
-        for helper in helpers:
-            helper.join()
+    ends = [threading.Event() for _ in range(_THREADS)]
+    for end in ends[1:]:
+        threading.Thread(target=run, args=(end,), daemon=True).start()
+    run(ends[0])
+    # Whatever happens, nobody may write to a file that is closed. A join that is interrupted takes
+    # its thread for ended (before Python 3.13), so it is not asked.
+    for end in ends:
+        while not end.is_set():
+            try:
+                end.wait()
+            except BaseException as error:  # an interrupt, which the others heed too
+                errors.append(error)
     if errors:
         raise errors[0]

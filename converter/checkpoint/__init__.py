@@ -1,17 +1,17 @@
 """TensorFlow's storage -> named arrays. Knows nothing of BERT."""
 
+import os
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError
 from .bundle import Bundle
 from .files import File, Progress
 from .locate import Located, locate
 from .variable import Variable
 
 if TYPE_CHECKING:
-    import os
-
     import numpy as np
 
 __all__ = ["Checkpoint", "File", "Progress", "Variable", "open_checkpoint"]
@@ -35,7 +35,7 @@ def open_checkpoint(
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
     """
-    located = locate(str(path), progress)
+    located = locate(os.fsdecode(path), progress)
     return Checkpoint(located, Bundle(located, verify_checksums))
 
 
@@ -124,7 +124,13 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         import numpy as np
 
         variable = self._bundle.variables[name]
-        array = np.empty(variable.shape, variable.dtype)
+        dtype = variable.dtype
+        if variable.size:
+            self._bundle.source(name)  # before memory is asked for: the index may say anything
+        try:
+            array = np.empty(variable.shape, dtype)
+        except ValueError as error:
+            raise CheckpointError(f"{name} is nothing that numpy can hold: {error}") from error
         if array.nbytes:
             self.read_into(name, array.reshape(-1).view(np.uint8).data)
         return array

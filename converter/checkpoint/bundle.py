@@ -74,6 +74,22 @@ class Bundle:
         """The crc32c of a tensor's bytes as they are stored, from the index."""
         return unmask(self._entries[name].crc32c)
 
+    def source(self, name: str) -> File:
+        """The shard of a tensor, once it is sure to hold all the tensor's bytes.
+
+        Raises:
+            CheckpointError: the shard is missing or cut off, or the tensor is of a kind that can't
+                be read.
+        """
+        entry = self._entries[name]
+        if entry.slices:
+            raise CheckpointError(f"{name} is a partitioned variable, which can't be read yet")
+        if self.variables[name].tf_dtype == "string":
+            raise CheckpointError(f"{name} is a string tensor, which can't be read yet")
+        shard = self.shard(entry.shard_id)
+        shard.check(entry.offset, entry.size)
+        return shard
+
     def stream(self, name: str, buffer: memoryview) -> Iterator[memoryview]:
         """Yield a tensor's bytes (little-endian, row-major), piece by piece, in `buffer`.
 
@@ -87,15 +103,10 @@ class Bundle:
         Raises:
             CheckpointError: the shard is missing or cut off, or the checksum is wrong.
         """
-        entry, variable = self._entries[name], self.variables[name]
-        dtype = variable.dtype
-        if entry.slices:
-            raise CheckpointError(f"{name} is a partitioned variable, which can't be read yet")
-        if variable.tf_dtype == "string":
-            raise CheckpointError(f"{name} is a string tensor, which can't be read yet")
-        shard = self.shard(entry.shard_id)
+        entry, dtype = self._entries[name], self.variables[name].dtype
+        shard = self.source(name)
         checksum = 0
-        for start in range(0, entry.size, len(buffer)):
+        for start in range(0, entry.size, len(buffer) or 1):
             piece = buffer[: min(len(buffer), entry.size - start)]
             shard.read_into(entry.offset + start, piece)
             if self._verify_checksums:  # of the bytes as they are stored, so before any swap
@@ -121,8 +132,9 @@ def _read_index(file: File) -> tuple[wire.BundleHeader, dict[str, wire.BundleEnt
                 raise wire.Malformed("it has no header")
             header = wire.bundle_header(value)
             if header.min_consumer > VERSION or VERSION in header.bad_consumers:
-                raise wire.Malformed(
-                    f"it asks for a reader of version {header.min_consumer}, and this is {VERSION}"
+                raise CheckpointError(
+                    f"{file.name} is for readers of version {header.min_consumer}, and not for"
+                    f" {VERSION}, which this one is. A later bertconvert may read it."
                 )
         elif not key.startswith(SLICE_KEY):
             name = key.decode("utf-8", "backslashreplace")
@@ -140,7 +152,10 @@ def _read_index(file: File) -> tuple[wire.BundleHeader, dict[str, wire.BundleEnt
 
 def _variable(name: str, entry: wire.BundleEntry) -> Variable:
     tf_dtype, itemsize = DTYPES.get(entry.dtype, (f"dtype {entry.dtype}", 0))
-    nbytes = math.prod(entry.shape) * itemsize if itemsize else entry.size
+    size = math.prod(entry.shape)
+    nbytes = size * itemsize if itemsize else entry.size
+    if max(size, nbytes) >= 1 << 63:
+        raise wire.Malformed(f"{name} has more bytes than 64 bits can count")
     if nbytes != entry.size and not entry.slices:
         raise wire.Malformed(
             f"{name} has {entry.size:,} bytes, and {tf_dtype} {list(entry.shape)} makes {nbytes:,}"

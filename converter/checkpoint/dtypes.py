@@ -62,8 +62,8 @@ def numpy_dtype(name: str) -> "np.dtype[Any]":
         return np.dtype(name)
     if name == "string":
         return np.dtype(object)
-    if name.startswith(("qint", "quint")):  # as TensorFlow itself shows them
-        return np.dtype([(name, name.removeprefix("q"))])
+    if name.startswith(("qint", "quint")):  # as TensorFlow's own reader gives them
+        return np.dtype(name.removeprefix("q"))
     import ml_dtypes
 
     held: type[np.generic] | None = getattr(ml_dtypes, name, None)

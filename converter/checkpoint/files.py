@@ -7,13 +7,14 @@ it is. What is compressed goes, when it is first needed, to a nameless temporary
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Protocol
 
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
     import gzip
+    import tarfile
     import zipfile
 
 Progress = Callable[[str, int, int], None]
@@ -47,7 +48,7 @@ class File:
         Raises:
             CheckpointError: the file ends before that, or can't be read.
         """
-        self._check(offset, len(buffer))
+        self.check(offset, len(buffer))
         done = 0
         while done < len(buffer):
             try:
@@ -64,12 +65,17 @@ class File:
         Raises:
             CheckpointError: as `read_into`.
         """
-        self._check(offset, size)  # before anything is allocated
+        self.check(offset, size)  # before anything is allocated
         buffer = bytearray(size)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
-    def _check(self, offset: int, size: int) -> None:
+    def check(self, offset: int, size: int) -> None:
+        """Make sure that there are `size` bytes at `offset`.
+
+        Raises:
+            CheckpointError: the file ends before that.
+        """
         if offset + size > self.size:
             raise CheckpointError(
                 f"{self.name} is cut off: bytes {offset:,} to {offset + size:,} are wanted, and it"
@@ -123,15 +129,22 @@ class Directory:
         names = []
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.is_file():
+                if _is_file(entry):
                     names.append(entry.name)
-                elif entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK):
+                elif os.access(entry.path, os.R_OK | os.X_OK) and entry.is_dir():
                     with os.scandir(entry.path) as inner:
-                        names += [f"{entry.name}/{file.name}" for file in inner if file.is_file()]
-        return names
+                        names += [f"{entry.name}/{file.name}" for file in inner if _is_file(file)]
+        return [name for name in names if _is_inside(name)]
 
     def open(self, name: str) -> File:
         return open_file(os.path.join(self.path, name), os.path.join(self.path, name))
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # such as a link that points to itself
+        return False
 
 
 def archive(path: str, progress: Progress | None = None) -> Folder | None:
@@ -164,7 +177,11 @@ class _Zip:
             raise CheckpointError(
                 f"{path} is a damaged zip ({error}). Download it again."
             ) from error
-        self._members = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
+        self._members = {
+            _trim(info.filename): info
+            for info in self._zip.infolist()
+            if info.filename and not info.is_dir()
+        }
         self._inflated: dict[str, File] = {}
 
     def names(self) -> list[str]:
@@ -172,7 +189,6 @@ class _Zip:
 
     def open(self, name: str) -> File:
         import zipfile
-        import zlib
 
         info = self._members[name]
         shown = f"{self.path}/{name}"
@@ -183,12 +199,17 @@ class _Zip:
                 with self._zip.open(info) as member:
                     spool = _spool(member, shown, info.file_size, self._progress)
                 descriptor = Descriptor(os.dup(spool.fileno()))
-                self._inflated[name] = File(shown, descriptor, 0, info.file_size)
+                size = os.fstat(descriptor.fd).st_size
+                if size != info.file_size:
+                    raise EOFError(f"{size:,} bytes of {info.file_size:,}")
+                self._inflated[name] = File(shown, descriptor, 0, size)
             return self._inflated[name]
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
+        except CheckpointError:
+            raise
         except (NotImplementedError, RuntimeError) as error:
             raise CheckpointError(f"{shown} can't be unpacked: {error}") from error
+        except Exception as error:  # every decompressor has errors of its own
+            raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
 
     def _stored(self, info: "zipfile.ZipInfo", shown: str) -> File:
         # The local header repeats the name, with an extra field of its own length (APPNOTE 4.3.7).
@@ -206,13 +227,23 @@ class _Tar:
 
         self.path = path
         self._tar = tar
+        tar.seek(0)  # one that was unpacked stands at its end
         self._descriptor = Descriptor(os.dup(tar.fileno()))
         try:
             with tarfile.open(fileobj=tar, mode="r:") as contents:
-                members = [member for member in contents if member.isreg()]
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+                members = [member for member in _ascending(contents) if member.isreg()]
+        except (
+            tarfile.TarError,
+            OSError,
+            ValueError,
+            EOFError,
+            MemoryError,  # tarfile believes the header of a long name, however long
+            OverflowError,
+            RecursionError,  # headers of headers of headers
+        ) as error:
+            reason = str(error) or type(error).__name__
             raise CheckpointError(
-                f"{path} is a damaged tar ({error}). Download it again."
+                f"{path} is a damaged tar ({reason}). Download it again."
             ) from error
         self._size = os.fstat(self._descriptor.fd).st_size
         self._members = {_trim(member.name): member for member in members if not member.issparse()}
@@ -228,13 +259,25 @@ class _Tar:
         return File(shown, self._descriptor, member.offset_data, member.size)
 
 
+def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
+    """The members of a tar; by itself tarfile follows a negative size back, round and round."""
+    import tarfile
+
+    end = -1
+    for member in contents:
+        if member.size < 0 or member.offset <= end:
+            raise tarfile.ReadError(f"{member.name} has a wrong size")
+        end = member.offset
+        yield member
+
+
 def _is_inside(name: str) -> bool:
-    """Whether an archive's member is a file of its author's, not of the system that packed it."""
+    """Whether a file is its author's, not one that macOS put beside it."""
     return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith("._")
 
 
 def _trim(name: str) -> str:
-    return name.removeprefix("./")
+    return name.replace("\\", "/").removeprefix("./")  # some tools for Windows write backslashes
 
 
 def _gunzip(path: str, progress: Progress | None) -> IO[bytes]:
@@ -244,7 +287,7 @@ def _gunzip(path: str, progress: Progress | None) -> IO[bytes]:
     try:
         with open(path, "rb") as file, gzip.GzipFile(fileobj=file) as packed:
             return _spool(packed, path, 0, progress)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (OSError, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
 
 
@@ -254,18 +297,25 @@ def _spool(
     """Unpack a stream into a temporary file that has no name and goes away by itself."""
     import tempfile
 
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
     done = 0
+    try:
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
+    except OSError as error:
+        raise _no_room(name, done, error) from error
     while chunk := source.read(_COPY_BYTES):
         try:
             spool.write(chunk)
+            spool.flush()
         except OSError as error:
-            raise CheckpointError(
-                f"{name} has to be unpacked, and {tempfile.gettempdir()} took {done:,} bytes of it:"
-                f" {error.strerror}. Set TMPDIR to a folder with more room."
-            ) from error
+            raise _no_room(name, done, error) from error
         done += len(chunk)
         if progress is not None:
             progress(f"unpacking {name}", done, size)
-    spool.flush()
     return spool
+
+
+def _no_room(name: str, done: int, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{name} has to be unpacked, and the folder for temporary files took {done:,} bytes of it:"
+        f" {error.strerror}. Set TMPDIR to a folder with more room."
+    )

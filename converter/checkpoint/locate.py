@@ -93,12 +93,16 @@ def locate(path: str, progress: Progress | None = None) -> Located:
         return _named(folder, name)
     if name == "checkpoint":
         return _choose(folder)
+    if name.endswith(_UNFINISHED):
+        raise CheckpointError(f"{path} looks like a download that is not finished.")
+    if other := _other_format(name):  # some of which are zips
+        raise CheckpointError(f"{path}{other}. {_LOOKED_FOR}")
     inside = archive(path, progress)
     if inside is not None:
         return _choose(inside)
     if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
         return _choose(folder)
-    raise CheckpointError(f"{path} is no checkpoint{_other_format(name)}. {_LOOKED_FOR}")
+    raise CheckpointError(f"{path} is no checkpoint. {_LOOKED_FOR}")
 
 
 _LOOKED_FOR = (
@@ -108,15 +112,19 @@ _LOOKED_FOR = (
 
 
 def _is_of_a_set(name: str) -> bool:
-    return _COPY_MARK.sub("", name).endswith((INDEX, ".meta")) or bool(
-        _SHARD.search(_COPY_MARK.sub("", name))
-    )
+    return _unmarked(name).endswith((INDEX, ".meta")) or bool(_SHARD.search(_unmarked(name)))
 
 
 def _stem(name: str) -> str:
     """The prefix that a file of a set has, without the mark of a copy."""
-    name = _COPY_MARK.sub("", name)
+    name = _unmarked(name)
     return _SHARD.sub("", name).removesuffix(INDEX).removesuffix(".meta")
+
+
+def _unmarked(name: str) -> str:
+    """The name without the mark of a copy; that of a folder stays as it is."""
+    folder, base = os.path.split(name)
+    return os.path.join(folder, _COPY_MARK.sub("", base))
 
 
 def _mark(name: str) -> str:
@@ -126,23 +134,28 @@ def _mark(name: str) -> str:
 
 def _copies(wanted: str, names: list[str]) -> list[str]:
     """The files that are `wanted`, or a renamed copy of it."""
-    return [name for name in names if _COPY_MARK.sub("", name) == wanted]
+    return [name for name in names if _unmarked(name) == wanted]
 
 
 def _candidates(folder: Folder) -> list[Located]:
     return [
         Located(folder, _stem(name), name)
         for name in folder.names()
-        if _COPY_MARK.sub("", name).endswith(INDEX)
+        if _unmarked(name).endswith(INDEX)
     ]
+
+
+def _matching(candidates: list[Located], name: str) -> list[Located]:
+    """Those that `name`, a prefix or a file of a set, may mean."""
+    found = [c for c in candidates if c.prefix == _stem(name)]
+    return [c for c in found if _mark(c.index_name) == _mark(name)] or found
 
 
 def _named(folder: Folder, name: str) -> Located:
     """The checkpoint whose prefix, or one of whose files, has this name."""
-    found = [c for c in _candidates(folder) if c.prefix == _stem(name)]
-    same = [c for c in found if _mark(c.index_name) == _mark(name)]
-    if len(same or found) == 1:
-        return (same or found)[0]
+    found = _matching(_candidates(folder), name)
+    if len(found) == 1:
+        return found[0]
     if found:
         return _refuse(folder, found)
     raise CheckpointError(
@@ -162,28 +175,42 @@ def _choose(folder: Folder) -> Located:
     if len(nearest) == 1:
         note = f"the file checkpoint names {elsewhere}, which is not here" if elsewhere else ""
         return replace(nearest[0], note=note)
-    if not nearest and os.path.exists(elsewhere + INDEX):
-        return locate(elsewhere + INDEX)
+    if not nearest and elsewhere and isinstance(folder, Directory):
+        index = os.path.join(folder.path, elsewhere + INDEX)
+        if os.path.isfile(index):
+            return locate(index)
     return _refuse(folder, nearest)
 
 
 def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, str]:
     """What the text proto `checkpoint` names: one of the candidates, or a path elsewhere."""
-    base = os.path.dirname(candidates[0].prefix) if candidates else ""
+    bases = {os.path.dirname(c.prefix) for c in candidates} or {""}
+    if len(bases) > 1:  # the `checkpoint` of one folder says nothing of the others
+        return None, ""
+    base = bases.pop()
     state = os.path.join(base, "checkpoint")
     if state not in folder.names():
         return None, ""
     file = folder.open(state)
     text = file.read(0, min(file.size, 1 << 20)).decode("utf-8", "replace")
-    named = re.search(r'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
+    named = re.search(r'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
     if named is None:
         return None, ""
     # The path may be of another machine, and of another system.
-    name = os.path.join(base, re.split(r"[/\\]", named[1])[-1])
-    found = [c for c in candidates if c.prefix == name]
+    path = _unescape(named[1])
+    found = _matching(candidates, os.path.join(base, re.split(r"[/\\]", path)[-1]))
     if len(found) == 1:
         return found[0], ""
-    return None, os.path.join(folder.path, named[1])
+    return None, path
+
+
+def _unescape(text: str) -> str:
+    """A string of a text proto, which has its quotes, backslashes and non-ASCII bytes escaped."""
+
+    def byte(escape: re.Match[bytes]) -> bytes:
+        return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
+
+    return re.sub(rb"\\([0-7]{3}|[\\\"'])", byte, text.encode()).decode("utf-8", "replace")
 
 
 def _refuse(folder: Folder, found: list[Located]) -> Located:

@@ -17,6 +17,9 @@ TRAILER_BYTES = 5  # compression type, masked crc32c
 NO_COMPRESSION, SNAPPY = 0, 1
 # Snappy's longest copy makes 64 bytes of 3, so no valid block grows by more.
 SNAPPY_GROWTH = 22
+# TensorFlow writes every 16th key in full, so the keys of a block are together at most 16 times as
+# long as the block. Without a bound, a few bytes that repeat a long key would fill the memory.
+KEYS_GROWTH, KEYS_ALWAYS = 64, 1 << 16
 
 
 def is_table(file: File) -> bool:
@@ -95,12 +98,16 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise Malformed(f"a block of {len(block):,} bytes claims {restarts:,} restarts")
     at = 0
     key = b""
+    room = KEYS_ALWAYS + KEYS_GROWTH * len(block)
     while at < end:
         shared, at = varint(block, at)
         fresh, at = varint(block, at)
         length, at = varint(block, at)
         if shared > len(key) or fresh + length > end - at:
             raise Malformed("an entry reaches past its block")
+        room -= shared + fresh
+        if room < 0:
+            raise Malformed(f"a block of {len(block):,} bytes repeats its keys too often")
         key = key[:shared] + block[at : at + fresh]
         at += fresh
         yield key, block[at : at + length]

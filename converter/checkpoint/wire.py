@@ -15,6 +15,7 @@ class Malformed(ValueError):
 
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+MAX_RANK = 254  # TensorShape::MaxDimensions()
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -119,7 +120,7 @@ def bundle_entry(data: bytes) -> BundleEntry:
     """Decode a BundleEntryProto.
 
     Raises:
-        Malformed: the bytes are no such message, or the rank is unknown.
+        Malformed: the bytes are no such message, or the rank is unknown or too high.
     """
     dtype = shard_id = offset = size = crc32c = 0
     shape: list[int] = []
@@ -139,6 +140,8 @@ def bundle_entry(data: bytes) -> BundleEntry:
             crc32c = number
         elif tag == 7 << 3 | LENGTH:
             slices.append(payload)
+    if len(shape) > MAX_RANK:
+        raise Malformed(f"a tensor of rank {len(shape):,}")
     return BundleEntry(dtype, tuple(shape), shard_id, offset, size, crc32c, tuple(slices))
 
 

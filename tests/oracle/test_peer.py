@@ -1,0 +1,94 @@
+"""The tensors, against those of the conversion that transformers 4 had.
+
+It needs an environment of its own, for that version and TensorFlow: `make peer` makes it in
+.venv-peer, and BERTCONVERT_PEER_PYTHON names the interpreter of another one.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from bertconvert import convert
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def peer() -> str:
+    """The interpreter of the environment that has transformers 4."""
+    default = ROOT / ".venv-peer" / "bin" / "python"
+    python = os.environ.get("BERTCONVERT_PEER_PYTHON") or str(default)
+    if not os.path.exists(python):
+        pytest.skip(
+            f"no {python}: `make peer` makes .venv-peer, or set BERTCONVERT_PEER_PYTHON to a Python"
+            " that has transformers==4.57.6 and tensorflow"
+        )
+    return python
+
+
+def full_size() -> list[Any]:
+    """The checkpoints of a folder that benchmarks/make_checkpoints.py filled."""
+    named = os.environ.get("BERTCONVERT_BENCH_CHECKPOINTS")
+    if not named:
+        reason = "BERTCONVERT_BENCH_CHECKPOINTS names no folder of full-size checkpoints"
+        return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="full-size")]
+    folders = sorted(index.parent for index in Path(named).glob("*/bert_model.ckpt.index"))
+    return [pytest.param(folder, id=folder.name) for folder in folders]
+
+
+def assert_same(peer: str, checkpoint: Path, tmp_path: Path) -> None:
+    """Convert both ways, and compare the tensors bit by bit, one at a time."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    # It may belong to an environment that finds other packages than this one does.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [peer, ROOT / "benchmarks" / "peer.py", checkpoint, theirs]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    convert(checkpoint, ours)
+    with (
+        safe_open(theirs / "model.safetensors", "np") as expected,
+        safe_open(ours / "model.safetensors", "np") as found,
+    ):
+        assert set(found.keys()) == set(expected.keys())
+        assert len(found.keys()) >= 46
+        assert found.metadata() == expected.metadata()
+        for name in expected.keys():  # noqa: SIM118 (a file, not a dict)
+            a, b = found.get_tensor(name), expected.get_tensor(name)
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+            assert np.array_equal(a.view(np.uint32), b.view(np.uint32)), name
+    assert (ours / "vocab.txt").read_bytes() == (theirs / "vocab.txt").read_bytes()
+    for folder in (ours, theirs):  # pytest would keep gigabytes
+        shutil.rmtree(folder)
+
+
+def test_a_fixture_has_the_bits_of_transformers_4(
+    peer: str, fixtures: Path, tmp_path: Path
+) -> None:
+    assert_same(peer, fixtures / "pretraining", tmp_path)
+
+
+def test_a_fixture_with_optimizer_slots_has_the_bits_of_transformers_4(
+    peer: str, fixtures: Path, tmp_path: Path
+) -> None:
+    assert_same(peer, fixtures / "pretraining-adam", tmp_path)
+
+
+def test_a_checkpoint_from_the_wild_has_the_bits_of_transformers_4(
+    peer: str, real: Path, tmp_path: Path
+) -> None:
+    assert_same(peer, real / "keras-bert-tiny-pretrain", tmp_path)
+
+
+@pytest.mark.parametrize("checkpoint", full_size())
+def test_a_full_size_checkpoint_has_the_bits_of_transformers_4(
+    peer: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    assert_same(peer, checkpoint, tmp_path)

@@ -1,0 +1,638 @@
+import errno
+import fcntl
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import bertconvert
+from bertconvert import cli as command_line
+from bertconvert.cli import cli
+from bertconvert.converter import model_folder
+from bertconvert.converter.errors import BertconvertError
+
+COMMANDS = ["tf2pt", "inspect", "explain", "mappings"]
+FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
+MAIN = "from bertconvert.cli import main; main()"
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, [*map(str, args)], prog_name="bertconvert")
+
+
+def program(*args: str | Path, code: str = MAIN, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, text=True, **{"capture_output": True} | kwargs)
+
+
+def terminal(*args: str | Path, columns: int = 80, code: str = MAIN) -> tuple[int, str]:
+    """The command in a terminal: its exit code, and what it shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk
+    except OSError as error:  # what Linux says at the end
+        if error.errno != errno.EIO:
+            raise
+    finally:
+        os.close(ours)
+    return process.wait(), shown.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def pretraining(fixtures: Path) -> Path:
+    return fixtures / "pretraining"
+
+
+class TestHelp:
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_is_there_for_every_command(self, command: str, option: str) -> None:
+        result = run(command, option)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"Usage: bertconvert {command} [OPTIONS]")
+        assert "--json" in result.stdout
+        assert "--debug" in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 80
+
+    def test_lists_the_commands(self) -> None:
+        result = run("--help")
+        assert result.exit_code == 0
+        listed = re.findall(r"^  (\w+)  ", result.stdout.split("Commands:")[1], re.MULTILINE)
+        assert sorted(listed) == sorted(COMMANDS)
+
+    def test_of_tf2pt_names_every_option(self) -> None:
+        text = run("tf2pt", "--help").stdout
+        for option in (
+            "--mapping", "--config", "--vocab", "--head", "--scope", "--heads", "--activation",
+            "--dtype", "--lower-case / --no-lower-case", "--format", "--force", "--quiet",
+        ):  # fmt: skip
+            assert option in text
+
+    def test_comes_where_no_command_is_given(self) -> None:
+        result = run()
+        assert result.exit_code == 2
+        assert "Usage: bertconvert" in result.output
+
+    def test_version_is_that_of_the_package(self) -> None:
+        assert run("--version").stdout == f"bertconvert {bertconvert.__version__}\n"
+
+
+class TestAWrongCall:
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("convert",),
+            ("tf2pt",),
+            ("tf2pt", "a"),
+            ("tf2pt", "a", "b", "c"),
+            ("tf2pt", "a", "b", "--nonsense"),
+            ("tf2pt", "a", "b", "--dtype", "int8"),
+            ("tf2pt", "a", "b", "--format", "h5"),
+            ("tf2pt", "a", "b", "--activation", "relu"),
+            ("tf2pt", "a", "b", "--heads", "0"),
+            ("tf2pt", "a", "b", "--heads", "two"),
+            ("tf2pt", "a", "b", "--config"),
+            ("inspect",),
+            ("inspect", "a", "--head", "mlm"),
+            ("explain",),
+            ("explain", "a", "--force"),
+            ("mappings", "bert", "--size", "L"),
+            ("mappings", "bert", "--size", "L=0"),
+            ("mappings", "bert", "--size", "L=-1"),
+            ("mappings", "bert", "--size", "L=1000000"),
+            ("mappings", "bert", "--size", "X=2"),
+            ("mappings", "bert", "bert"),
+        ],
+    )
+    def test_exits_with_2_and_says_what_is_wrong(self, args: tuple[str, ...]) -> None:
+        result = run(*args)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert re.search(r"^Error: ", result.stderr, re.MULTILINE)
+        assert "Traceback" not in result.stderr
+
+    def test_names_the_symbols_of_a_mapping(self) -> None:
+        assert "the symbols are V, H, L" in run("mappings", "bert", "--size", "X=2").stderr
+
+
+class TestAnError:
+    @pytest.fixture
+    def bad_calls(self, fixtures: Path, tmp_path: Path) -> dict[str, list[str]]:
+        """Calls that fail, by what their message says."""
+        good, out = str(fixtures / "pretraining"), str(tmp_path / "out")
+        damaged, taken = tmp_path / "damaged", tmp_path / "taken"
+        shutil.copytree(good, damaged)
+        data = damaged / "bert_model.ckpt.data-00000-of-00001"
+        data.write_bytes(data.read_bytes()[:-1] + b"x")
+        taken.mkdir()
+        (taken / "file").write_text("")
+        (tmp_path / "config.json").write_text('{"num_hidden_layers": 3, "hidden_size": 31}')
+        (tmp_path / "bad.toml").write_text("name = 1")
+        (tmp_path / "text.txt").write_text("no checkpoint")
+        return {
+            "there is no folder": ["inspect", str(tmp_path / "none" / "none")],
+            "no such checkpoint": ["explain", str(tmp_path / "none")],
+            "no checkpoint here": ["tf2pt", str(taken), out],
+            "is damaged|are damaged": ["tf2pt", str(damaged), out],
+            "is not empty": ["tf2pt", good, str(taken)],
+            "is a file": ["tf2pt", good, str(tmp_path / "text.txt")],
+            r"hidden_size = 31.*\n.*num_hidden_layers = 3": [
+                "explain", good, "--config", str(tmp_path / "config.json")
+            ],
+            "num_attention_heads = 2, and --heads 4": ["explain", good, "--heads", "4"],
+            "no head 'sqad'": ["explain", good, "--head", "sqad"],
+            "no model in the scope": ["explain", good, "--scope", "student"],
+            r"none\.toml": ["explain", good, "--mapping", str(tmp_path / "none.toml")],
+            r"bad\.toml": ["mappings", str(tmp_path / "bad.toml")],
+            "nonsense": ["mappings", "nonsense"],
+            r"none\.txt can't be opened": ["explain", good, "--vocab", str(tmp_path / "none.txt")],
+        }  # fmt: skip
+
+    def test_is_one_message_and_exits_with_1(self, bad_calls: dict[str, list[str]]) -> None:
+        for message, args in bad_calls.items():
+            result = run(*args)
+            assert result.exit_code == 1, args
+            assert result.stdout == "", args
+            assert re.search(message, result.stderr), (args, result.stderr)
+            assert result.stderr.startswith("Error: ")
+            assert "Traceback" not in result.stderr
+            assert "did not foresee" not in result.stderr
+
+    def test_is_the_same_with_json_or_quiet(self, bad_calls: dict[str, list[str]]) -> None:
+        for args in bad_calls.values():
+            plain = run(*args)
+            as_json = run(*args, "--json")
+            assert (as_json.exit_code, as_json.stdout, as_json.stderr) == (1, "", plain.stderr)
+            if args[0] == "tf2pt":
+                assert run(*args, "--quiet").stderr == plain.stderr
+
+    def test_raises_with_debug(self, bad_calls: dict[str, list[str]]) -> None:
+        for args in bad_calls.values():
+            for call in ((*args, "--debug"), (args[0], "--debug", *args[1:])):
+                assert isinstance(run(*call).exception, BertconvertError)
+
+    def test_shows_its_traceback_with_debug_alone(self, tmp_path: Path) -> None:
+        plain, debug = (program("inspect", tmp_path, *more) for more in ([], ["--debug"]))
+        assert plain.returncode == debug.returncode == 1
+        assert plain.stdout == debug.stdout == ""
+        assert plain.stderr.count("\n") == 1
+        assert "Traceback (most recent call last)" in debug.stderr
+        assert "CheckpointError" in debug.stderr
+
+    def test_that_nobody_foresaw_says_how_to_see_more(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def divide(*_: object) -> None:
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(model_folder, "convert", divide)
+        result = run("tf2pt", "a", tmp_path / "out")
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert "did not foresee (ZeroDivisionError: division by zero)" in result.stderr
+        assert "--debug shows where" in result.stderr
+        assert isinstance(run("tf2pt", "a", "b", "--debug").exception, ZeroDivisionError)
+
+    @pytest.mark.parametrize("command", ["inspect", "explain"])
+    def test_says_nothing_of_a_reader_that_went_away(self, fixtures: Path, command: str) -> None:
+        for stream in ("stdout", "stderr"):
+            ours, theirs = os.pipe()
+            os.close(ours)
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: theirs}
+            options = ["--json"] if stream == "stdout" else []
+            result = program(
+                command, fixtures / "pretraining", *options, capture_output=False, **streams
+            )
+            os.close(theirs)
+            assert result.returncode in (1, 120)  # 120 is Python's, for what it could not flush
+            assert not result.stderr or "foresee" not in result.stderr
+            assert not result.stderr or "Traceback" not in result.stderr
+
+
+class TestTf2pt:
+    def test_tells_people_what_came_out_and_writes_nothing_to_stdout(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        result = run("tf2pt", fixtures / "pretraining-adam", tmp_path / "out")
+        assert (result.exit_code, result.stdout) == (0, "")
+        said = result.stderr
+        assert f"{fixtures / 'pretraining-adam'} -> {tmp_path / 'out'}\n" in said
+        assert "BertForPreTraining (L=2 V=128 H=32" in said
+        assert "34,050 parameters in 46 tensors, 136.2 kB as float32" in said
+        assert "activation: gelu_pytorch_tanh" in said
+        assert "92 variables (optimizer slot)" in said
+        assert "1 variable (training step)" in said
+        assert "note: lower-case: yes" in said
+
+    def test_json_is_one_document_and_the_whole_result(
+        self, pretraining: Path, tmp_path: Path
+    ) -> None:
+        result = program("tf2pt", pretraining, tmp_path / "out", "--json")
+        assert (result.returncode, result.stderr) == (0, "")
+        document = json.loads(result.stdout)
+        assert document["out"] == str(tmp_path / "out")
+        assert document["architecture"] == "BertForPreTraining"
+        assert (
+            document["files"]["model.safetensors"]
+            == (tmp_path / "out" / "model.safetensors").stat().st_size
+        )
+
+    def test_quiet_says_nothing(self, pretraining: Path, tmp_path: Path) -> None:
+        result = program("tf2pt", pretraining, tmp_path / "out", "--quiet")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        both = program("tf2pt", pretraining, tmp_path / "two", "--quiet", "--json")
+        assert both.stderr == ""
+        assert json.loads(both.stdout)["tensors"] == 46
+
+    def test_options_reach_the_conversion(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        calls: list[Any] = []
+        monkeypatch.setattr(
+            model_folder, "convert", lambda *args: calls.append(args) or sys.exit(0)
+        )
+        run("tf2pt", "ckpt", "out")
+        run(
+            "tf2pt", "--mapping", "m.toml", "--config", "c.json", "--vocab", "v.txt",
+            "--head", "token", "--scope", "s", "--heads", "4", "--activation", "erf",
+            "--dtype", "float16", "--no-lower-case", "--format", "bin", "--format", "safetensors",
+            "--force", "ckpt", "out",
+        )  # fmt: skip
+        run("tf2pt", "ckpt", "out", "--lower-case")
+        (plain, full, lower) = (call[2] for call in calls)
+        assert calls[0][:2] == ("ckpt", "out")
+        assert plain == bertconvert.Options()
+        assert full == bertconvert.Options(
+            mapping=Path("m.toml"),
+            config=Path("c.json"),
+            vocab=Path("v.txt"),
+            lower_case=False,
+            formats=("bin", "safetensors"),
+            choices=bertconvert.Choices("s", "token", 4, "erf", "float16"),
+            force=True,
+        )
+        assert lower == bertconvert.Options(lower_case=True)
+
+    def test_force_is_needed_once_the_folder_is_there(
+        self, pretraining: Path, tmp_path: Path
+    ) -> None:
+        codes = [
+            run("tf2pt", pretraining, tmp_path / "out", *more).exit_code
+            for more in ([], [], ["--force"])
+        ]
+        assert codes == [0, 1, 0]
+
+    def test_a_name_that_begins_with_a_dash_follows_two_of_them(
+        self, pretraining: Path, tmp_path: Path
+    ) -> None:
+        assert program("tf2pt", "--", pretraining, "-out", cwd=tmp_path).returncode == 0
+        assert (tmp_path / "-out" / "config.json").exists()
+
+
+class TestInspect:
+    @pytest.mark.parametrize("name", FIXTURES)
+    def test_json_lists_every_variable(self, fixtures: Path, name: str) -> None:
+        result = run("inspect", fixtures / name, "--json")
+        assert (result.exit_code, result.stderr) == (0, "")
+        document = json.loads(result.stdout)
+        checkpoint = bertconvert.open_checkpoint(fixtures / name)
+        assert document["variable"].keys() == set(checkpoint)
+        assert document["variables"] == len(checkpoint)
+        assert document["elements"] == sum(v.size for v in checkpoint.variables.values())
+        assert document["nbytes"] == sum(v.nbytes for v in checkpoint.variables.values())
+        kernel = document["variable"]["bert/encoder/layer_0/attention/self/query/kernel"]
+        assert kernel == {"dtype": "float32", "shape": [32, 32], "nbytes": 4096}
+
+    def test_folds_layers_and_counts_what_there_is(self, pretraining: Path) -> None:
+        result = run("inspect", pretraining)
+        assert (result.exit_code, result.stdout) == (0, "")
+        lines = result.stderr.splitlines()
+        (query,) = [line for line in lines if "self/query/kernel" in line]
+        assert query.split(maxsplit=2) == [
+            "bert/encoder/layer_{0..1}/attention/self/query/kernel",
+            "float32",
+            "[32, 32]   2 x 4,096",
+        ]
+        assert lines[-1] == "46 variables, 34,050 elements, 136.2 kB"
+        assert "TensorFlow V2 (TensorBundle), data files: 1" in lines[-2]
+
+    def test_takes_checkpoints_that_are_no_bert(self, real: Path) -> None:
+        folder = real / "tensorflow-serving-testdata"
+        for name in ("saved_model_counter", "tf_text_regression"):
+            result = run("inspect", folder / name / "variables")
+            assert result.exit_code == 0, result.stderr
+
+    def test_needs_no_data_file(self, real: Path) -> None:
+        result = run("inspect", real / "google-uncased_L-12_H-768_A-12-index")
+        assert result.exit_code == 0
+        assert "206 variables" in result.stderr
+
+
+class TestExplain:
+    def test_json_is_the_plan(self, fixtures: Path) -> None:
+        result = run("explain", fixtures / "pretraining-adam", "--json")
+        assert (result.exit_code, result.stderr) == (0, "")
+        document = json.loads(result.stdout)
+        plan = document["plan"]
+        assert len(plan["entries"]) == 46
+        assert len(plan["dropped"]) == 93
+        assert plan["architecture"]["class"] == "BertForPreTraining"
+        assert [source["role"] for source in document["sources"]] == [
+            "index",
+            "config",
+            "vocabulary",
+        ]
+
+    def test_shows_what_becomes_of_each_variable_and_writes_nothing(
+        self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        result = run("explain", fixtures / "pretraining-adam")
+        assert (result.exit_code, result.stdout) == (0, "")
+        said = result.stderr
+        assert "bert/encoder/layer_{0..1}/attention/self/query/kernel" in said
+        assert "-> bert.encoder.layer.{0..1}.attention.self.query.weight" in said
+        assert "transposed" in said
+        assert "optimizer slot" in said
+        assert "cls.predictions.decoder.weight is tied to" in said
+        assert os.listdir(tmp_path) == []
+
+    def test_takes_the_options_of_a_conversion(self, fixtures: Path) -> None:
+        result = run("explain", fixtures / "classifier", "--head", "token", "--json")
+        architecture = json.loads(result.stdout)["plan"]["architecture"]
+        assert architecture["class"] == "BertForTokenClassification"
+
+    def test_needs_no_data_file(self, real: Path) -> None:
+        result = run("explain", real / "finetuned-classifier-adam-base-index", "--json")
+        assert result.exit_code == 0
+        plan = json.loads(result.stdout)["plan"]
+        assert plan["architecture"]["class"] == "BertForSequenceClassification"
+
+
+class TestMappings:
+    def test_are_listed(self) -> None:
+        result = run("mappings")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert re.search(r"^bert +BERT of google-research/bert", result.stderr, re.MULTILINE)
+        assert json.loads(run("mappings", "--json").stdout).keys() == {"bert"}
+
+    def test_one_is_shown_expanded_for_the_sizes_that_are_given(self) -> None:
+        plain = run("mappings", "bert").stderr
+        assert "layer_{0..1}/" in plain
+        assert "Expanded for L=2; see --size." in plain
+        sized = run("mappings", "bert", "--size", "L=12", "--size", "H=768").stderr
+        assert "layer_{0..11}/" in sized
+        assert "[768, 768]" in sized
+        assert "see --size" not in sized
+        assert "--head token: BertForTokenClassification" in sized
+
+    def test_json_has_a_pair_for_every_variable(self) -> None:
+        for layers in (2, 12):
+            result = run("mappings", "bert", "--json", "--size", f"L={layers}")
+            assert result.stderr == ""
+            pairs = json.loads(result.stdout)["pairs"]
+            assert len([p for p in pairs if p["group"] == "encoder"]) == 5 + 16 * layers
+
+    def test_one_may_be_a_file(self, tmp_path: Path) -> None:
+        from bertconvert.converter.mapping import FOLDER
+
+        path = tmp_path / "mine.toml"
+        path.write_text((FOLDER / "bert.toml").read_text().replace('"bert"', '"mine"', 1))
+        document = json.loads(run("mappings", path, "--json").stdout)
+        assert document["name"] == "mine"
+
+
+class TestATerminal:
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ("inspect", "pretraining"),
+            ("inspect", "pretraining-adam"),
+            ("explain", "pretraining-adam"),
+            ("explain", "classifier"),
+            ("explain", "encoder"),
+            ("mappings",),
+            ("mappings", "bert"),
+        ],
+    )
+    def test_of_80_columns_has_room_for_every_table(
+        self, fixtures: Path, args: tuple[str, ...]
+    ) -> None:
+        call = [fixtures / arg if (fixtures / arg).is_dir() else arg for arg in args]
+        code, shown = terminal(*call)
+        assert code == 0
+        lines = shown.replace(str(fixtures), "").splitlines()
+        sentences = re.compile("note: | by the mapping ")
+        assert [line for line in lines if len(line) > 80 and not sentences.search(line)] == []
+
+    def test_that_is_narrow_still_shows_every_name(self, pretraining: Path) -> None:
+        for columns in (0, 1, 20, 40):
+            code, shown = terminal("inspect", pretraining, columns=columns)
+            assert code == 0
+            assert "bert/encoder/layer_{0..1}/attention/output/LayerNorm/gamma" in shown
+
+    def test_that_is_a_pipe_gets_each_row_on_one_line(self, real: Path) -> None:
+        folder = real / "finetuned-classifier-adam-base-index"
+        environment = os.environ | {"COLUMNS": "40"}
+        said = program("inspect", folder, env=environment).stderr
+        rows = [line for line in said.splitlines() if line.startswith("bert/encoder")]
+        assert rows
+        assert all(re.fullmatch(r"\S+ +float32 +\[[\d, ]+\] +12 x [\d,]+", row) for row in rows)
+        assert "\x1b" not in said
+
+    def test_shows_a_bar_while_a_conversion_lasts_and_takes_it_away(
+        self, pretraining: Path, tmp_path: Path
+    ) -> None:
+        code, shown = terminal("tf2pt", pretraining, tmp_path / "out", code=SLOW)
+        assert code == 0
+        assert "converting" in shown
+        assert shown.rstrip().splitlines()[-1].startswith("  note: lower-case")
+        code, shown = terminal("tf2pt", pretraining, tmp_path / "two", "--quiet", code=SLOW)
+        assert (code, shown) == (0, "")
+
+
+class TestProgress:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        now = [0.0]
+        monkeypatch.setattr(command_line.time, "monotonic", lambda: now[0])
+        return now
+
+    def test_in_a_pipe_is_a_line_every_five_seconds(
+        self, clock: list[float], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with command_line._Progress(quiet=False) as progress:
+            for second in range(13):
+                clock[0] = second
+                progress("converting", second * 1_000_000, 12_000_000)
+            clock[0] = 20
+            progress("unpacking x.zip", 999, 0)
+        assert capsys.readouterr().err.splitlines() == [
+            "converting: 5.0 MB of 12.0 MB",
+            "converting: 10.0 MB of 12.0 MB",
+            "unpacking x.zip: 999 bytes",
+        ]
+
+    def test_is_not_shown_where_it_is_quiet_or_quick(
+        self, clock: list[float], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for quiet, seconds in ((True, 100.0), (False, 0.9)):
+            clock[0] = 0.0
+            with command_line._Progress(quiet) as progress:
+                clock[0] = seconds
+                progress("converting", 1, 2)
+        assert capsys.readouterr().err == ""
+
+
+HEAVY = ["numpy", "rich", "torch", "tensorflow", "transformers", "safetensors", "msgspec"]
+
+
+class TestWhatIsImported:
+    def loaded(self, code: str, *args: str | Path) -> set[str]:
+        report = f"import sys; print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+        wrapped = f"try:\n {code}\nfinally:\n {report}"
+        result = program(*args, code=wrapped)
+        assert result.returncode == 0, result.stderr
+        return set(json.loads(result.stdout.rpartition("LOADED ")[2].replace("'", '"')))
+
+    def test_by_the_package_itself_is_nothing_heavy(self) -> None:
+        assert self.loaded("import bertconvert") == set()
+        assert self.loaded("import bertconvert; bertconvert.BertconvertError") == set()
+
+    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["tf2pt", "--help"]])
+    def test_for_help_is_nothing_heavy(self, args: list[str]) -> None:
+        assert self.loaded(MAIN, *args) == set()
+
+    def test_for_a_conversion_is_numpy_alone(self, pretraining: Path, tmp_path: Path) -> None:
+        assert self.loaded(MAIN, "tf2pt", pretraining, tmp_path / "out") == {"numpy", "msgspec"}
+
+    @pytest.mark.parametrize("command", ["inspect", "explain"])
+    def test_for_a_look_at_a_checkpoint_is_not_even_numpy(
+        self, pretraining: Path, command: str
+    ) -> None:
+        assert self.loaded(MAIN, command, pretraining) == {"msgspec"}
+
+
+# The command, with a tenth of a second for every variable; a line on stdout where it begins.
+SLOW = """
+import os, sys, time
+from bertconvert.cli import main
+from bertconvert.converter import state_dict
+
+copy = state_dict._copy
+
+def slowly(*args):
+    if not sys.stdout.isatty():
+        os.write(1, b"begun\\n")
+    time.sleep(0.1)
+    return copy(*args)
+
+state_dict._copy = slowly
+main()
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class TestAStop:
+    @pytest.fixture
+    def start(self, fixtures: Path) -> Iterator[Start]:
+        """Starts a slow conversion, and waits until it writes."""
+        processes = []
+
+        def start(out: Path, *options: str, code: str = SLOW) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, "tf2pt", fixtures / "pretraining", out, *options],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.append(process)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            return process
+
+        yield start
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)],
+    )
+    def test_by_a_signal_leaves_everything_as_it_was(
+        self, start: Start, tmp_path: Path, fixtures: Path, number: int, code: int
+    ) -> None:
+        run("tf2pt", fixtures / "squad", tmp_path / "old")
+        before = {f.name: f.read_bytes() for f in (tmp_path / "old").iterdir()}
+        for out, options in ((tmp_path / "old", ["--force"]), (tmp_path / "a" / "b", [])):
+            process = start(out, *options)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+            assert process.returncode == code
+            assert said.strip() == ("Aborted!" if number == signal.SIGINT else "")
+        assert {f.name: f.read_bytes() for f in (tmp_path / "old").iterdir()} == before
+        assert os.listdir(tmp_path) == ["old"]
+
+    def test_that_nohup_forbids_does_not_stop_it(self, start: Start, tmp_path: Path) -> None:
+        nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+        process = start(tmp_path / "out", code=nohup + SLOW)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert (tmp_path / "out" / "config.json").exists()
+
+    def test_by_kill_is_followed_by_a_run_that_leaves_nothing(
+        self, start: Start, tmp_path: Path, pretraining: Path
+    ) -> None:
+        process = start(tmp_path / "out")
+        process.kill()
+        process.wait()
+        assert os.listdir(tmp_path) == [".out.bertconvert"]
+        assert run("tf2pt", pretraining, tmp_path / "out").exit_code == 0
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_is_not_possible_by_a_second_run_which_is_refused(
+        self, start: Start, tmp_path: Path, pretraining: Path
+    ) -> None:
+        process = start(tmp_path / "out")
+        second = run("tf2pt", pretraining, tmp_path / "out")
+        assert second.exit_code == 1
+        assert "another process is writing" in second.stderr
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_340_000_000_000, "1,340.0 GB")],
+)
+def test_bytes_are_shown_in_units_of_a_thousand(count: int, shown: str) -> None:
+    assert command_line._bytes(count) == shown
