@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow lint fixtures clean
+.PHONY: demo test test-slow lint fixtures peer clean
 
 demo: $(VENV)/core  ## converts a small checkpoint and shows what came out
 	rm -rf demo
@@ -12,7 +12,7 @@ demo: $(VENV)/core  ## converts a small checkpoint and shows what came out
 test: $(VENV)/test  ## the ordinary suite
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/test  ## what takes minutes
+test-slow: $(VENV)/test $(VENV)-peer/ready  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/test .typecheck/bertconvert
@@ -33,10 +33,17 @@ $(VENV)/test: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	touch $(VENV)/core $@
 
+peer: $(VENV)-peer/ready  ## transformers 4 and TensorFlow, for test-slow and the benchmarks
+
+$(VENV)-peer/ready:
+	$(PYTHON) -m venv $(VENV)-peer
+	$(VENV)-peer/bin/pip install --quiet transformers==4.57.6 torch==2.13.0 tensorflow-cpu==2.21.0 tf-keras==2.21.0
+	touch $@
+
 # mypy needs the package under its name, whatever the checkout is called.
 .typecheck/bertconvert:
 	mkdir -p .typecheck
 	ln -sfn .. $@
 
 clean:
-	rm -rf $(VENV) .typecheck demo build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-peer .typecheck demo build dist *.egg-info

@@ -33,7 +33,7 @@ class _Commands(click.Group):
         except BertconvertError as error:
             if "debug" in ctx.meta:
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_printable(str(error))) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -341,7 +341,15 @@ def _bytes(count: int) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(_printable(text), err=True)
+
+
+def _printable(text: str) -> str:
+    """A text that does nothing to a terminal but appear: names in a file can hold anything."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def _print_json(value: object) -> None:

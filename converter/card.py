@@ -42,7 +42,7 @@ def model_card(prepared: Prepared) -> str:
 
 def _front_matter(prepared: Prepared, release: Release | None) -> str:
     matter: dict[str, object] = {
-        "license": release.license if release else "unknown",
+        "license": release.license if release and release.license else "unknown",
         "language": release.language if release else None,
         "library_name": "transformers",
         "pipeline_tag": prepared.plan.architecture.pipeline or None,
@@ -146,7 +146,7 @@ def _source(prepared: Prepared, release: Release | None) -> str:
     text += ["| file | name | bytes | sha256 |", "|---|---|---|---|", *lines, ""]
     text.append(
         "License of the source: Apache-2.0, as Google's releases of BERT have it."
-        if release
+        if release and release.license
         else "License of the source: not known to the converter. Google's releases of BERT are"
         " under Apache-2.0; what was trained from them is its owner's to say."
     )
@@ -203,7 +203,7 @@ def _dropped(prepared: Prepared) -> str:
         f"\n\n`{tie.pt}` is not written: it is `{tie.to}`, which transformers ties to it."
         for tie in plan.ties
     )
-    notes = "".join(f"\n- {note}" for note in prepared.notes)
+    notes = "".join(f"\n- {note}" for note in prepared.plan.notes)
     return f"## What was left behind\n\n{text}{ties}" + (
         f"\n\n## What the converter noted\n{notes}" if notes else ""
     )

@@ -10,7 +10,7 @@ from msgspec import Struct
 from .. import __version__
 from .card import model_card
 from .checkpoint import Progress
-from .prepare import DEFAULTS, Options, Prepared, SourceFile, prepare
+from .prepare import DEFAULTS, Options, Prepared, SourceFile, base_name, prepare
 from .publish import check_output, published
 from .state_dict import write_safetensors, write_torch
 from .tokenizer import tokenizer_files
@@ -62,7 +62,7 @@ def convert(
     prepared = prepare(path, options, progress)
     plan, checkpoint = prepared.plan, prepared.checkpoint
     data = [
-        SourceFile("data", os.path.basename(file.name), file.size)
+        SourceFile("data", base_name(file), file.size)
         for file in checkpoint.data_files()  # also: a missing one is known before any work
     ]
     with published(folder, options.force) as stage:
@@ -142,7 +142,7 @@ def _provenance(prepared: Prepared, data: list[SourceFile]) -> dict[str, object]
         "dtype": plan.dtype,
         "activation": dict(zip(("tensorflow", "transformers"), plan.activation, strict=True)),
         "do_lower_case": prepared.do_lower_case,
-        "notes": prepared.notes,
+        "notes": plan.notes,  # what was told of paths depends on where the input lay
         "tensors": {
             entry.tensor: {
                 "variable": entry.variable,

@@ -149,7 +149,12 @@ def read_config(file: File) -> dict[str, object]:
 
 def _source(role: str, file: File) -> SourceFile:
     digest = hashlib.sha256(file.read(0, file.size)).hexdigest()
-    return SourceFile(role, os.path.basename(file.name), file.size, digest)
+    return SourceFile(role, base_name(file), file.size, digest)
+
+
+def base_name(file: File) -> str:
+    """A file's own name, as text: what it holds that is not UTF-8 is escaped."""
+    return os.fsencode(os.path.basename(file.name)).decode("utf-8", "backslashreplace")
 
 
 def choose_mapping(checkpoint: Checkpoint, given: Path | None) -> tuple[MappingFile, str]:

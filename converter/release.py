@@ -10,6 +10,7 @@ from .plan import Plan
 class _Named(Struct, frozen=True, forbid_unknown_fields=True):
     sizes: dict[str, int]
     scores: dict[str, str] = {}
+    common: bool = False
 
 
 class Release(Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,7 +20,8 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True):
     sizes: dict[str, list[int]]  # by the mapping's symbols
     cased: bool
     language: str
-    license: str
+    license: str = ""
+    common: bool = False  # many models have these sizes, so that no license follows from them
     url: str = ""
     hub: str = ""  # the same weights on the Hub
     paper: str = ""
@@ -48,16 +50,17 @@ def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
         fits = all(plan.sizes.get(symbol) in sizes for symbol, sizes in release.sizes.items())
         if not fits or do_lower_case is release.cased:
             continue
-        name, scores = release.name, release.scores
+        name, scores, common = release.name, release.scores, release.common
         for known, named in release.named.items():
             if named.sizes.items() <= plan.sizes.items():
-                name, scores = known, named.scores
+                name, scores, common = known, named.scores, named.common
         try:
             return msgspec.structs.replace(
                 release,
                 name=name.format_map(plan.sizes),
-                url=release.url.format_map(plan.sizes),
-                hub=release.hub.format_map(plan.sizes),
+                license="" if common else release.license,
+                url="" if common else release.url.format_map(plan.sizes),
+                hub="" if common else release.hub.format_map(plan.sizes),
                 scores=scores,
             )
         except KeyError:  # a copy of the mapping may have other symbols

@@ -173,7 +173,8 @@ def _choose(folder: Folder) -> Located:
     if latest is not None:
         return latest
     if len(nearest) == 1:
-        note = f"the file checkpoint names {elsewhere}, which is not here" if elsewhere else ""
+        named = re.split(r"[/\\]", elsewhere)[-1]
+        note = f"the file checkpoint names {named}, which is not here" if named else ""
         return replace(nearest[0], note=note)
     if not nearest and elsewhere and isinstance(folder, Directory):
         index = os.path.join(folder.path, elsewhere + INDEX)

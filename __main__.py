@@ -1,0 +1,5 @@
+"""`python -m bertconvert` is the command `bertconvert`."""
+
+from .cli import main
+
+main()
