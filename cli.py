@@ -1,5 +1,7 @@
 """The command line: parse, call, print. Computes nothing."""
 
+import os
+import re
 import shutil
 import signal
 import sys
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from .converter.prepare import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path)
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Commands(click.Group):
@@ -68,22 +73,32 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.meta["debug"] = True
 
 
+_debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_debug,
+    help="Show the traceback of an error.",
+)
+
+
 def _output_options(command: F) -> F:
-    command = click.option(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_debug,
-        help="Show the traceback of an error.",
-    )(command)
     return click.option(
         "--json", "as_json", is_flag=True, help="One JSON document on standard output."
-    )(command)
+    )(_debug_option(command))
 
 
 def _plan_options(command: F) -> F:
     """The options of every command that plans a conversion."""
+    dtypes = click.Choice(["keep", "float32", "float16", "bfloat16"])
+    return _source_options(
+        click.option("--dtype", type=dtypes, default="keep", show_default=True)(command)
+    )
+
+
+def _source_options(command: F) -> F:
+    """The options that say what belongs to a checkpoint, and how it is read."""
     options = [
         click.option("--mapping", type=click.Path(path_type=Path), help="A mapping file."),
         click.option(
@@ -99,12 +114,6 @@ def _plan_options(command: F) -> F:
             default="auto",
             show_default=True,
             help="What Google's gelu becomes.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["keep", "float32", "float16", "bfloat16"]),
-            default="keep",
-            show_default=True,
         ),
         click.option(
             "--lower-case/--no-lower-case",
@@ -126,8 +135,8 @@ def _options(
     scope: str | None,
     heads: int | None,
     activation: str,
-    dtype: str,
     lower_case: bool | None,
+    dtype: str = "keep",
     formats: Sequence[str] = ("safetensors",),
     force: bool = False,
 ) -> "Options":
@@ -176,6 +185,95 @@ def tf2pt(ckpt: str, out: str, quiet: bool, as_json: bool, **options: Any) -> No
         _say(f"  left behind: {_count(count, 'variable')} ({reason})")
     for note in conversion.notes:
         _say(f"  note: {note}")
+
+
+@cli.command()
+@click.argument("ckpt")
+@click.argument("out")
+@click.option(
+    "--level",
+    type=click.Choice(["weights", "outputs", "gradients"]),
+    help="How far to go.  [default: as far as what is installed allows, and said]",
+)
+@click.option("--samples", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--text", type=_EXISTING, help="Text whose lines are the samples.")
+@click.option("--json", "json_file", type=_FILE, help="Everything that was found; - is stdout.")
+@click.option("--junit", type=_FILE, help="JUnit XML, for CI.")
+@click.option("--html", type=_FILE, help="One page, with pictures.")
+@_source_options
+@_debug_option
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    /,
+    ckpt: str,
+    out: str,
+    level: str | None,
+    samples: int,
+    seed: int,
+    text: Path | None,
+    json_file: Path | None,
+    junit: Path | None,
+    html: Path | None,
+    **options: Any,
+) -> None:
+    """Prove that the folder OUT is CKPT, or find the first thing that differs.
+
+    \b
+    weights    every tensor is its variable, bit for bit; needs neither torch nor TensorFlow
+    outputs    and TensorFlow and transformers compute the same, in float64 and float32
+    gradients  and the same gradients, so that fine-tuning begins alike
+    """
+    from .converter.parity import highest_level, missing_extras, report
+    from .converter.parity import verify as prove
+
+    if level is not None and (missing := missing_extras(level)):
+        raise click.UsageError(f"--level {level} needs {_missing(missing)}")
+    if html is not None and (missing := missing_extras("weights", html=True)):
+        raise click.UsageError(f"--html needs {_missing(missing)}")
+    chosen = level or highest_level()
+    runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
+    _say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
+    if missing := missing_extras("gradients"):
+        _say(f"  outputs and gradients need {_missing(missing)}")
+    with _Progress(False) as progress:
+        verdict = prove(
+            ckpt,
+            out,
+            level=chosen,
+            options=_options(**options),
+            samples=samples,
+            seed=seed,
+            text=text,
+            progress=progress,
+        )
+    forms = ((json_file, report.to_json), (junit, report.to_junit), (html, report.to_html))
+    for path, form in forms:
+        if path is not None:
+            with click.open_file(os.fspath(path), "wb") as file:
+                file.write(form(verdict))
+    for line in report.lines(verdict):
+        click.echo(_coloured(_printable(line)), err=True)
+    ctx.exit(0 if verdict.passed else 1)
+
+
+def _missing(packages: Sequence[str]) -> str:
+    found = "is not installed" if len(packages) == 1 else "are not installed"
+    return f"{', '.join(packages)}, which {found}: `pip install bertconvert[verify]`"
+
+
+_WORDS = {"ok": "green", "PASS": "green", "same": "green"}
+
+
+def _coloured(line: str) -> str:
+    """A line of a report with its word of success or failure in colour, on a terminal."""
+    words = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
+    found = words.match(line)
+    if found is None:
+        return line
+    word = click.style(found[1], fg=_WORDS.get(found[1], "red"), bold=True)
+    return f"{line[: found.start(1)]}{word}{line[found.end(1) :]}"
 
 
 @cli.command()

@@ -148,7 +148,8 @@ def read_config(file: File) -> dict[str, object]:
 
 
 def _source(role: str, file: File) -> SourceFile:
-    digest = hashlib.sha256(file.read(0, file.size)).hexdigest()
+    small = file.size <= _LARGEST_TEXT  # what lists the variables of a V1 file holds the data, too
+    digest = hashlib.sha256(file.read(0, file.size)).hexdigest() if small else ""
     return SourceFile(role, base_name(file), file.size, digest)
 
 

@@ -1,20 +1,28 @@
 """TensorFlow's storage -> named arrays. Knows nothing of BERT."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from msgspec.structs import replace
 
 from ..errors import CheckpointError
 from .bundle import Bundle
 from .files import File, Progress
-from .locate import Located, locate
+from .locate import locate
+from .object_graph import OBJECT_GRAPH, full_names
+from .slices import Part, check_tiling, fill, in_order, place_strings, whole
+from .v1 import SavedTensorSlices
 from .variable import Variable
+from .wire import Malformed
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["Checkpoint", "File", "Progress", "Variable", "open_checkpoint"]
+
+_SCRATCH_BYTES = 1 << 20
 
 
 def open_checkpoint(
@@ -29,27 +37,69 @@ def open_checkpoint(
         path: a folder, a prefix (`.../bert_model.ckpt`), any file of the set, a `.zip` or
             `.tar.gz` of it.
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
-            the index always are.
+            the index, and of a V1 file's blocks, always are.
         progress: told of the bytes that are unpacked from an archive.
 
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
     """
-    located = locate(os.fsdecode(path), progress)
-    return Checkpoint(located, Bundle(located, verify_checksums))
+    return Checkpoint(os.fsdecode(path), verify_checksums, progress)
 
 
 class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     """A checkpoint's variables by name, each read anew whenever it is asked for.
 
-    `checkpoint[name]` is an array of the variable's dtype and shape, as TensorFlow holds it. It
-    raises KeyError for a name that is not there, and CheckpointError where the data is missing or
-    damaged. Reading is safe in several threads.
+    `checkpoint[name]` is an array of the variable's dtype and shape, as TensorFlow holds it;
+    strings are bytes in an array of objects. It raises KeyError for a name that is not there, and
+    CheckpointError where the data is missing or damaged.
+
+    Reading is safe in several threads. A checkpoint can be pickled, and is opened again where it is
+    unpickled. As a context manager it closes its files at the end; without, they are closed with
+    the last reference to it.
     """
 
-    def __init__(self, located: Located, bundle: Bundle) -> None:
-        self._located = located
-        self._bundle = bundle
+    def __init__(self, path: str, verify_checksums: bool, progress: Progress | None) -> None:
+        self._arguments = (path, verify_checksums)
+        self._located = locate(path, progress)
+        self._storage: Bundle | SavedTensorSlices | None = (
+            SavedTensorSlices(self._located.tables())
+            if self._located.is_v1
+            else Bundle(self._located, verify_checksums)
+        )
+        self._format = self._opened.format
+        self._variables = dict(self._opened.variables)
+        self._add_full_names()
+
+    def _add_full_names(self) -> None:
+        """What the object graph of TF2 says; it is in a shard, which may not be there."""
+        graph = self._variables.get(OBJECT_GRAPH)
+        if graph is None or (graph.tf_dtype, graph.shape) != ("string", ()):
+            return
+        (part,) = self._parts(OBJECT_GRAPH)
+        try:
+            part.check()
+        except CheckpointError:
+            return  # an index without its data can still be listed
+        for key, full_name in full_names(self._opened.index.name, part.strings()[0]).items():
+            if key in self._variables:
+                self._variables[key] = replace(self._variables[key], full_name=full_name)
+
+    @property
+    def _opened(self) -> "Bundle | SavedTensorSlices":
+        if self._storage is None:
+            raise ValueError("the checkpoint is closed")
+        return self._storage
+
+    def _parts(self, name: str) -> Sequence[Part]:
+        try:
+            parts: Sequence[Part] = self._opened.parts(name)
+            if len(parts) != 1 or parts[0].box != whole(self._variables[name].shape):
+                check_tiling([part.box for part in parts], self._variables[name].shape)
+        except Malformed as error:
+            raise CheckpointError(
+                f"{self._opened.index.name} is damaged: {name}: {error}. Download or copy it again."
+            ) from error
+        return parts
 
     @property
     def name(self) -> str:
@@ -64,22 +114,22 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     @property
     def format(self) -> str:
         """TensorFlow's name of the format."""
-        return self._bundle.format
+        return self._format
 
     @property
     def num_shards(self) -> int:
         """The number of data files."""
-        return self._bundle.num_shards
+        return self._opened.num_shards
 
     @property
     def variables(self) -> Mapping[str, Variable]:
         """Name -> dtype, shape and nbytes; no data is read for it."""
-        return MappingProxyType(self._bundle.variables)
+        return MappingProxyType(self._variables)
 
     @property
     def index(self) -> File:
         """The file that lists the variables."""
-        return self._bundle.index
+        return self._opened.index
 
     def data_files(self) -> list[File]:
         """The files that hold the data.
@@ -87,7 +137,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         Raises:
             CheckpointError: one is missing.
         """
-        return [self._bundle.shard(shard) for shard in range(self._bundle.num_shards)]
+        return [self._opened.shard(shard) for shard in range(self._opened.num_shards)]
 
     def companion(self, name: str, pattern: str) -> File | None:
         """The file `name` beside the checkpoint, else the only one that matches `pattern`.
@@ -99,11 +149,15 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
     def position(self, name: str) -> tuple[int, int]:
         """Shard and byte offset of a variable: the order in which reading is cheap."""
-        return self._bundle.position(name)
+        return self._parts(name)[0].position
 
-    def checksum(self, name: str) -> int:
-        """The crc32c of a variable's stored bytes, as the index has it."""
-        return self._bundle.checksum(name)
+    def checksum(self, name: str) -> int | None:
+        """The crc32c of a variable's stored bytes, as the index has it.
+
+        None where the checkpoint has none of the whole: of a partitioned variable, and in V1.
+        """
+        parts = self._parts(name)
+        return parts[0].checksum if len(parts) == 1 else None
 
     def stream(self, name: str, buffer: memoryview) -> Iterator[memoryview]:
         """Yield a variable's bytes (little-endian, row-major) piece by piece in `buffer`.
@@ -112,49 +166,91 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         then be thrown away.
 
         Args:
-            name: the variable.
-            buffer: writable bytes, a multiple of 16 long.
+            name: the variable, of numbers.
+            buffer: writable bytes, whole rows of the variable or whole elements.
 
         Raises:
-            CheckpointError: the data is missing, cut off or damaged.
+            CheckpointError: the data is missing, cut off or damaged, or no numbers.
         """
-        return self._bundle.stream(name, buffer)
+        variable = self._variables[name]
+        _refuse_strings(variable)
+        parts = sorted(self._parts(name), key=lambda part: part.box)
+        if in_order([part.box for part in parts], variable.shape):
+            for part in parts:
+                yield from part.stream(buffer)
+            return
+        data = self[name].reshape(-1).view("u1").data
+        for start in range(0, len(data), len(buffer)):
+            piece = buffer[: min(len(buffer), len(data) - start)]
+            piece[:] = data[start : start + len(piece)]
+            yield piece
 
     def __getitem__(self, name: str) -> "np.ndarray[Any, Any]":
         import numpy as np
 
-        variable = self._bundle.variables[name]
+        variable = self._variables[name]
         dtype = variable.dtype
-        if variable.size:
-            self._bundle.source(name)  # before memory is asked for: the index may say anything
+        parts = self._parts(name)
+        # Memory is asked for when the data is known to be there: the index may say anything.
+        is_text = variable.tf_dtype == "string"
+        strings = [part.strings() for part in parts] if is_text else []
+        for part in parts:
+            part.check()
         try:
             array = np.empty(variable.shape, dtype)
         except ValueError as error:
             raise CheckpointError(f"{name} is nothing that numpy can hold: {error}") from error
-        if array.nbytes:
-            self.read_into(name, array.reshape(-1).view(np.uint8).data)
+        for part, texts in zip(parts, strings, strict=is_text):
+            place_strings(array, part.box, texts)
+        if not is_text:
+            self._fill(array, parts)
         return array
 
     def read_into(self, name: str, buffer: memoryview) -> None:
         """Fill `buffer`, bytes of the variable's `nbytes`, with its data in row-major order.
 
         Raises:
-            CheckpointError: the data is missing, cut off or damaged.
+            CheckpointError: the data is missing, cut off or damaged, or no numbers.
             ValueError: the buffer has another size.
         """
-        if len(buffer) != self._bundle.variables[name].nbytes:
-            raise ValueError(f"{name} has {self._bundle.variables[name].nbytes:,} bytes")
-        for _ in self._bundle.stream(name, buffer):
-            pass
+        import numpy as np
+
+        variable = self._variables[name]
+        _refuse_strings(variable)
+        if len(buffer) != variable.nbytes:
+            raise ValueError(f"{name} has {variable.nbytes:,} bytes, not {len(buffer):,}")
+        array = np.frombuffer(buffer, np.uint8).view(variable.dtype).reshape(variable.shape)
+        self._fill(array, self._parts(name))
+
+    def _fill(self, array: "np.ndarray[Any, Any]", parts: Sequence[Part]) -> None:
+        scratch = memoryview(bytearray(_SCRATCH_BYTES if len(parts) > 1 else 0))
+        for part in parts:
+            fill(array, part, scratch)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._bundle.variables)
+        return iter(self._variables)
 
     def __len__(self) -> int:
-        return len(self._bundle.variables)
+        return len(self._variables)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._bundle.variables
+        return name in self._variables
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.name}: {len(self)} variables, {self.format}>"
+        return f"<Checkpoint {self.name}: {len(self)} variables, {self._format}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._storage = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Checkpoint, (*self._arguments, None)
+
+
+def _refuse_strings(variable: Variable) -> None:
+    if variable.tf_dtype == "string":
+        raise CheckpointError(
+            f"{variable.name} is a string tensor; its bytes are no array of numbers"
+        )

@@ -7,15 +7,18 @@ import math
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
 
 from ..errors import CheckpointError
 from . import wire
 from .checksum import crc32c, unmask
-from .dtypes import DTYPES
 from .files import File
 from .locate import Located
-from .sstable import read_table
-from .variable import Variable
+from .slices import Box, decode_slice, resolve, slice_key, whole
+from .sstable import Table
+from .variable import Variable, describe
 
 VERSION = 1  # kTensorBundleVersion, the newest that this reader knows
 SLICE_KEY = b"\x00"  # the first byte of a key that names a slice, not a tensor
@@ -36,23 +39,55 @@ class Bundle:
 
     def __init__(self, located: Located, verify_checksums: bool) -> None:
         self._located = located
-        self._verify_checksums = verify_checksums
+        self.verify_checksums = verify_checksums
         self._shards: dict[int, File] = {}
         self._lock = threading.Lock()
         self.index = located.index()
         try:
-            self._header, self._entries = _read_index(self.index)
-            self.variables = {name: _variable(name, entry) for name, entry in self._entries.items()}
+            self._read_index()
         except wire.Malformed as error:
             raise CheckpointError(
                 f"{self.index.name} is no index that TensorFlow wrote, or is damaged: {error}."
                 " Download or copy it again."
             ) from error
-        self._swaps_bytes = self._header.big_endian != (sys.byteorder == "big")
 
-    @property
-    def num_shards(self) -> int:
-        return self._header.num_shards
+    def _read_index(self) -> None:
+        table = iter(Table(self.index))
+        key, value = next(table, (None, b""))
+        if key != b"":
+            raise wire.Malformed("it is empty" if key is None else "it has no header")
+        header = wire.bundle_header(value)
+        if not header.versions.admits(VERSION):
+            raise CheckpointError(
+                f"{self.index.name} is for readers of version {header.versions.min_consumer}, and"
+                f" not for {VERSION}, which this one is. A later bertconvert may read it."
+            )
+        self.num_shards = header.num_shards
+        self.swaps_bytes = header.big_endian != (sys.byteorder == "big")
+        self.variables: dict[str, Variable] = {}
+        self._entries: dict[str, wire.BundleEntry] = {}
+        self._raw_names: dict[str, bytes] = {}  # of partitioned variables
+        self._slices: dict[bytes, wire.BundleEntry] = {}
+        for key, value in table:
+            entry = wire.bundle_entry(value)
+            if entry.shard_id >= self.num_shards:
+                name = key.decode("utf-8", "backslashreplace")
+                raise wire.Malformed(
+                    f"{name} lies in shard {entry.shard_id:,} of {self.num_shards:,}"
+                )
+            if key.startswith(SLICE_KEY):
+                self._slices[key] = entry
+                continue
+            variable = describe(key, entry.dtype, entry.shape, entry.size)
+            name = variable.name
+            if name in self._entries:
+                raise wire.Malformed(f"two variables are shown as {name}")
+            self.variables[name] = variable
+            self._entries[name] = entry
+            if entry.slices:
+                self._raw_names[name] = key
+            else:
+                _check_size(variable, entry)
 
     def shard(self, shard: int) -> File:
         """A data file, opened at its first use.
@@ -62,102 +97,144 @@ class Bundle:
         """
         with self._lock:
             if shard not in self._shards:
-                self._shards[shard] = self._located.shard(shard, self._header.num_shards)
+                self._shards[shard] = self._located.shard(shard, self.num_shards)
             return self._shards[shard]
 
-    def position(self, name: str) -> tuple[int, int]:
-        """The shard and the byte at which a tensor begins: the order in which reading is cheap."""
-        entry = self._entries[name]
-        return entry.shard_id, entry.offset
-
-    def checksum(self, name: str) -> int:
-        """The crc32c of a tensor's bytes as they are stored, from the index."""
-        return unmask(self._entries[name].crc32c)
-
-    def source(self, name: str) -> File:
-        """The shard of a tensor, once it is sure to hold all the tensor's bytes.
+    def parts(self, name: str) -> "list[Part]":
+        """The slices of a variable; one that is all of it, where it is not partitioned.
 
         Raises:
-            CheckpointError: the shard is missing or cut off, or the tensor is of a kind that can't
-                be read.
+            Malformed: a slice is missing, or is not of the variable's dtype and its own shape.
         """
-        entry = self._entries[name]
-        if entry.slices:
-            raise CheckpointError(f"{name} is a partitioned variable, which can't be read yet")
-        if self.variables[name].tf_dtype == "string":
-            raise CheckpointError(f"{name} is a string tensor, which can't be read yet")
-        shard = self.shard(entry.shard_id)
-        shard.check(entry.offset, entry.size)
-        return shard
+        variable, entry = self.variables[name], self._entries[name]
+        if not entry.slices:
+            return [Part(self, variable, whole(variable.shape), entry)]
+        parts = []
+        for data in entry.slices:
+            stored = decode_slice(data)
+            box = resolve(stored, variable.shape)
+            part = self._slices.get(slice_key(self._raw_names[name], stored))
+            if part is None:
+                raise wire.Malformed(f"the slice {list(stored)} of {name} is not there")
+            described = describe(name.encode(), part.dtype, part.shape, part.size)
+            if (part.dtype, part.shape) != (entry.dtype, tuple(length for _, length in box)):
+                raise wire.Malformed(
+                    f"the slice {list(stored)} of {name} is {described.tf_dtype} {part.shape}"
+                )
+            _check_size(described, part)
+            parts.append(Part(self, variable, box, part))
+        return parts
 
-    def stream(self, name: str, buffer: memoryview) -> Iterator[memoryview]:
-        """Yield a tensor's bytes (little-endian, row-major), piece by piece, in `buffer`.
+
+class Part(Struct, frozen=True):
+    """A variable, or a slice of it, as a shard holds it."""
+
+    bundle: Bundle
+    variable: Variable
+    box: Box
+    entry: wire.BundleEntry
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The shard and the byte at which it begins: the order in which reading is cheap."""
+        return self.entry.shard_id, self.entry.offset
+
+    @property
+    def checksum(self) -> int | None:
+        """The crc32c of its bytes as they are stored, from the index."""
+        return unmask(self.entry.crc32c)
+
+    def check(self) -> None:
+        """Make sure that the shard has all its bytes.
+
+        Raises:
+            CheckpointError: the shard is missing or cut off.
+        """
+        self._shard().check(self.entry.offset, self.entry.size)
+
+    def stream(self, buffer: memoryview) -> Iterator[memoryview]:
+        """Yield its bytes (little-endian, row-major), piece by piece, in `buffer`.
 
         A wrong checksum is known only after the last piece: who uses the pieces before must be
         able to throw them away.
 
         Args:
-            name: the variable.
             buffer: writable bytes, a multiple of 16; every piece is a part of it.
 
         Raises:
             CheckpointError: the shard is missing or cut off, or the checksum is wrong.
         """
-        entry, dtype = self._entries[name], self.variables[name].dtype
-        shard = self.source(name)
+        entry, dtype = self.entry, self.variable.dtype
+        self.check()
+        shard = self._shard()
         checksum = 0
         for start in range(0, entry.size, len(buffer) or 1):
             piece = buffer[: min(len(buffer), entry.size - start)]
             shard.read_into(entry.offset + start, piece)
-            if self._verify_checksums:  # of the bytes as they are stored, so before any swap
+            if self.bundle.verify_checksums:  # of the bytes as they are stored, so before any swap
                 checksum = crc32c(piece, checksum)
-            if self._swaps_bytes:
+            if self.bundle.swaps_bytes:
                 import numpy as np
 
                 np.frombuffer(piece, dtype).byteswap(inplace=True)
             yield piece
-        if self._verify_checksums and checksum != self.checksum(name):
-            raise CheckpointError(
-                f"{shard.name}: the bytes of {name} are damaged (crc32c {checksum:08x}, and the"
-                f" index says {self.checksum(name):08x}). Download or copy the file again."
-            )
+        self._compare(checksum)
 
+    def strings(self) -> list[bytes]:
+        """The elements of a string tensor, in row-major order.
 
-def _read_index(file: File) -> tuple[wire.BundleHeader, dict[str, wire.BundleEntry]]:
-    header: wire.BundleHeader | None = None
-    entries: dict[str, wire.BundleEntry] = {}
-    for key, value in read_table(file):
-        if header is None:
-            if key != b"":
-                raise wire.Malformed("it has no header")
-            header = wire.bundle_header(value)
-            if header.min_consumer > VERSION or VERSION in header.bad_consumers:
-                raise CheckpointError(
-                    f"{file.name} is for readers of version {header.min_consumer}, and not for"
-                    f" {VERSION}, which this one is. A later bertconvert may read it."
-                )
-        elif not key.startswith(SLICE_KEY):
-            name = key.decode("utf-8", "backslashreplace")
-            if name in entries:
-                raise wire.Malformed(f"two variables are shown as {name}")
-            entry = entries[name] = wire.bundle_entry(value)
-            if entry.shard_id >= header.num_shards:
-                raise wire.Malformed(
-                    f"{name} lies in shard {entry.shard_id:,} of {header.num_shards:,}"
-                )
-    if header is None:
-        raise wire.Malformed("it is empty")
-    return header, entries
+        They are stored as the varints of all lengths, a checksum of the lengths, and all bytes
+        (tensor_bundle.cc, ReadStringTensor).
 
+        Raises:
+            CheckpointError: the shard is missing or cut off, or a checksum is wrong.
+        """
+        count = math.prod(length for _, length in self.box)
+        data = self._shard().read(self.entry.offset, self.entry.size)
+        try:
+            if count > len(data):
+                raise wire.Malformed(f"{count:,} lengths do not fit {len(data):,} bytes")
+            at, lengths = 0, []
+            for _ in range(count):
+                length, at = wire.varint(data, at)
+                lengths.append(length)
+            start = at + 4
+            if start + sum(lengths) != len(data):
+                raise wire.Malformed(f"its {count:,} lengths do not add up to its size")
+        except wire.Malformed as error:
+            raise self._damaged(str(error)) from error
+        # The checksums are of the lengths as fixed integers, in the byte order of the writer.
+        order: Literal["big", "little"]
+        order = "big" if self.bundle.swaps_bytes == (sys.byteorder == "little") else "little"
+        fixed = b"".join(n.to_bytes(4 if n < 1 << 32 else 8, order) for n in lengths)
+        if self.bundle.verify_checksums:
+            checksum = crc32c(fixed)
+            if unmask(int.from_bytes(data[at:start], order)) != checksum:
+                raise self._damaged("the checksum of its lengths is wrong")
+            self._compare(crc32c(data[at:], checksum))
+        strings = []
+        for length in lengths:
+            strings.append(data[start : start + length])
+            start += length
+        return strings
 
-def _variable(name: str, entry: wire.BundleEntry) -> Variable:
-    tf_dtype, itemsize = DTYPES.get(entry.dtype, (f"dtype {entry.dtype}", 0))
-    size = math.prod(entry.shape)
-    nbytes = size * itemsize if itemsize else entry.size
-    if max(size, nbytes) >= 1 << 63:
-        raise wire.Malformed(f"{name} has more bytes than 64 bits can count")
-    if nbytes != entry.size and not entry.slices:
-        raise wire.Malformed(
-            f"{name} has {entry.size:,} bytes, and {tf_dtype} {list(entry.shape)} makes {nbytes:,}"
+    def _shard(self) -> File:
+        return self.bundle.shard(self.entry.shard_id)
+
+    def _compare(self, checksum: int) -> None:
+        if self.bundle.verify_checksums and checksum != self.checksum:
+            raise self._damaged(f"crc32c {checksum:08x}, and the index says {self.checksum:08x}")
+
+    def _damaged(self, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._shard().name}: the bytes of {self.variable.name} are"
+            f" damaged ({reason}). Download or copy the file again."
         )
-    return Variable(name, tf_dtype, entry.shape, nbytes)
+
+
+def _check_size(variable: Variable, entry: wire.BundleEntry) -> None:
+    if variable.nbytes != entry.size:
+        raise wire.Malformed(
+            f"{variable.name} has {entry.size:,} bytes, and {variable.tf_dtype}"
+            f" {list(variable.shape)} makes {variable.nbytes:,}"
+        )

@@ -12,9 +12,14 @@ from msgspec.structs import replace
 
 from ..errors import CheckpointError
 from .files import Directory, File, Folder, Progress, archive
+from .sstable import is_table
 
 INDEX = ".index"
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
+# Of a V1 checkpoint; TensorFlow itself names several as m.ckpt-?????-of-00002.
+_TABLE_SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(\d{5})$")
+# What can't be a V1 table, so that not every file of a folder is opened to see.
+_NO_TABLE = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".zip", ".gz", ".tfevents")
 # What browsers, Windows and macOS add to the name of a second copy.
 _COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
@@ -26,16 +31,36 @@ class Located(Struct, frozen=True):
 
     folder: Folder
     prefix: str  # within the folder, `/` between parts, as its author named it
-    index_name: str
+    index_name: str  # the file that lists the variables; in V1, the first of the tables
     note: str = ""  # what a person should know of the choice
+    table_names: tuple[str, ...] = ()  # of a V1 checkpoint
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return os.path.join(self.folder.path, self.prefix)
 
+    @property
+    def is_v1(self) -> bool:
+        """Whether it has tables in place of an index and data files."""
+        return bool(self.table_names)
+
     def index(self) -> File:
         return self.folder.open(self.index_name)
+
+    def tables(self) -> list[File]:
+        """The files of a V1 checkpoint.
+
+        Raises:
+            CheckpointError: one of several is missing.
+        """
+        numbered = _TABLE_SHARD.search(self.table_names[0])
+        if numbered and len(self.table_names) != int(numbered[1]):
+            raise CheckpointError(
+                f"{self.name} is in {int(numbered[1]):,} files, and {len(self.table_names):,} of"
+                f" them are there: {', '.join(_shorten(list(self.table_names)))}"
+            )
+        return [self.folder.open(name) for name in self.table_names]
 
     def shard(self, shard: int, num_shards: int) -> File:
         """One data file.
@@ -91,6 +116,10 @@ def locate(path: str, progress: Progress | None = None) -> Located:
     folder = Directory(parent or ".")
     if not os.path.exists(path) or _is_of_a_set(name):
         return _named(folder, name)
+    if os.path.isfile(path) and (table := _v1_candidates(folder, [name])):
+        return next(
+            c for c in _v1_candidates(folder, folder.names()) if c.prefix == table[0].prefix
+        )
     if name == "checkpoint":
         return _choose(folder)
     if name.endswith(_UNFINISHED):
@@ -138,16 +167,31 @@ def _copies(wanted: str, names: list[str]) -> list[str]:
 
 
 def _candidates(folder: Folder) -> list[Located]:
+    names = folder.names()
+    found = [Located(folder, _stem(n), n) for n in names if _unmarked(n).endswith(INDEX)]
+    return found or _v1_candidates(folder, names)
+
+
+def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
+    """V1 checkpoints have no index: they are told by their files' ends."""
+    tables: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith(_NO_TABLE) or _is_of_a_set(name) or os.path.basename(name) == "checkpoint":
+            continue
+        try:
+            if is_table(folder.open(name)):
+                tables.setdefault(_TABLE_SHARD.sub("", name), []).append(name)
+        except CheckpointError:
+            continue  # what can't be opened is no candidate
     return [
-        Located(folder, _stem(name), name)
-        for name in folder.names()
-        if _unmarked(name).endswith(INDEX)
+        Located(folder, prefix, files[0], table_names=tuple(files))
+        for prefix, files in tables.items()
     ]
 
 
 def _matching(candidates: list[Located], name: str) -> list[Located]:
     """Those that `name`, a prefix or a file of a set, may mean."""
-    found = [c for c in candidates if c.prefix == _stem(name)]
+    found = [c for c in candidates if c.prefix in (_stem(name), _TABLE_SHARD.sub("", name))]
     return [c for c in found if _mark(c.index_name) == _mark(name)] or found
 
 

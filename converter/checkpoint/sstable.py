@@ -5,6 +5,7 @@ every size and offset is checked against the file before anything is read or all
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from .checksum import crc32c, unmask
@@ -27,31 +28,56 @@ def is_table(file: File) -> bool:
     return file.size >= FOOTER_BYTES and file.read(file.size - 8, 8) == MAGIC.to_bytes(8, "little")
 
 
-def read_table(file: File) -> Iterator[tuple[bytes, bytes]]:
-    """Yield every (key, value) of a table in the order of the keys, one block in memory at a time.
+class Table:
+    """A table file: its pairs of key and value in order, or one value by its key.
+
+    No more than a block is in memory at a time, and the list of the blocks.
 
     Raises:
-        Malformed: the file is no table, a block's checksum is wrong, or the keys do not ascend.
+        Malformed: the file is no table, or (when a block is read) a checksum is wrong or the keys
+            do not ascend.
     """
-    if not is_table(file):
-        raise Malformed("it does not end as a TensorFlow table does: cut off, or another format")
-    footer = file.read(file.size - FOOTER_BYTES, FOOTER_BYTES)
-    _, at = _handle(footer, 0)  # the metaindex, which TensorFlow leaves empty
-    index_handle, _ = _handle(footer, at)
-    previous: bytes | None = None
-    end = 0
-    for _, value in _entries(_block(file, index_handle)):
-        (offset, size), _ = _handle(value, 0)
-        # A writer lays its blocks one after another. Insisting on it bounds the work: no byte of
-        # the file is read twice.
-        if offset < end:
-            raise Malformed(f"block at byte {offset:,} lies inside the one before it")
-        end = offset + size + TRAILER_BYTES
-        for key, entry in _entries(_block(file, (offset, size))):
-            if previous is not None and key <= previous:
-                raise Malformed(f"key {key!r} comes after {previous!r}: twice there, or unsorted")
-            previous = key
-            yield key, entry
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        if not is_table(file):
+            raise Malformed(
+                "it does not end as a TensorFlow table does: cut off, or another format"
+            )
+        footer = file.read(file.size - FOOTER_BYTES, FOOTER_BYTES)
+        _, at = _handle(footer, 0)  # the metaindex, which TensorFlow leaves empty
+        index_handle, _ = _handle(footer, at)
+        self._separators: list[bytes] = []  # no key of a block is greater than its separator
+        self._handles: list[tuple[int, int]] = []
+        end = 0
+        for separator, value in _entries(_block(file, index_handle)):
+            (offset, size), _ = _handle(value, 0)
+            # A writer lays its blocks one after another. Insisting on it bounds the work: no byte
+            # of the file is read twice.
+            if offset < end:
+                raise Malformed(f"block at byte {offset:,} lies inside the one before it")
+            end = offset + size + TRAILER_BYTES
+            self._separators.append(separator)
+            self._handles.append((offset, size))
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        previous: bytes | None = None
+        for handle in self._handles:
+            for key, value in _entries(_block(self.file, handle)):
+                if previous is not None and key <= previous:
+                    raise Malformed(
+                        f"key {key!r} comes after {previous!r}: twice there, or unsorted"
+                    )
+                previous = key
+                yield key, value
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, if it is there; reads one block."""
+        number = bisect_left(self._separators, key)
+        if number == len(self._handles):
+            return None
+        entries = _entries(_block(self.file, self._handles[number]))
+        return next((value for found, value in entries if found == key), None)
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from .dtypes import numpy_dtype
+from .dtypes import DTYPES, numpy_dtype
+from .wire import Malformed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,8 @@ class Variable(Struct, frozen=True):
     name: str
     tf_dtype: str  # TensorFlow's name of it, such as float32 or string
     shape: tuple[int, ...]  # as TensorFlow holds it
-    nbytes: int  # of its data
+    nbytes: int  # of its data; what strings take is known when they are read
+    full_name: str = ""  # of a TF2 object's variable: the name that its program gave it
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -32,3 +34,21 @@ class Variable(Struct, frozen=True):
     def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
+
+
+def describe(raw_name: bytes, dtype: int, shape: tuple[int, ...], stored: int) -> Variable:
+    """The variable of a name, a number of types.proto, and a shape.
+
+    Args:
+        stored: the bytes that its data takes, where they do not follow from dtype and shape.
+
+    Raises:
+        Malformed: it has more bytes than 64 bits can count.
+    """
+    name = raw_name.decode("utf-8", "backslashreplace")
+    tf_dtype, itemsize = DTYPES.get(dtype, (f"dtype {dtype}", 0))
+    size = math.prod(shape)
+    nbytes = size * itemsize if itemsize else stored
+    if max(size, nbytes) >= 1 << 63:
+        raise Malformed(f"{name} has more bytes than 64 bits can count")
+    return Variable(name, tf_dtype, shape, nbytes)

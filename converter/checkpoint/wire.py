@@ -69,13 +69,23 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             yield tag, int.from_bytes(payload, "little"), b""
 
 
+class Versions(Struct, frozen=True):
+    """VersionDef: which readers a file is for."""
+
+    min_consumer: int = 0
+    bad_consumers: tuple[int, ...] = ()
+
+    def admits(self, version: int) -> bool:
+        """Whether a reader of that version may read the file."""
+        return self.min_consumer <= version and version not in self.bad_consumers
+
+
 class BundleHeader(Struct, frozen=True):
     """BundleHeaderProto: what an index says of itself."""
 
     num_shards: int = 0
     big_endian: bool = False
-    min_consumer: int = 0
-    bad_consumers: tuple[int, ...] = ()
+    versions: Versions = Versions()
 
 
 class BundleEntry(Struct, frozen=True):
@@ -96,24 +106,32 @@ def bundle_header(data: bytes) -> BundleHeader:
     Raises:
         Malformed: the bytes are no such message.
     """
-    num_shards = endianness = min_consumer = 0
-    bad: list[int] = []
+    num_shards = endianness = 0
+    checked = Versions()
     for tag, number, payload in fields(data):
         if tag == 1 << 3 | VARINT:
             num_shards = number
         elif tag == 2 << 3 | VARINT:
             endianness = number
         elif tag == 3 << 3 | LENGTH:
-            for subtag, value, packed in fields(payload):
-                if subtag == 2 << 3 | VARINT:
-                    min_consumer = value
-                elif subtag == 3 << 3 | VARINT:
-                    bad.append(value)
-                elif subtag == 3 << 3 | LENGTH:
-                    bad += varints(packed)
+            checked = versions(payload)
     if endianness > 1:
         raise Malformed(f"endianness {endianness} (0 is little, 1 is big)")
-    return BundleHeader(num_shards, endianness == 1, min_consumer, tuple(bad))
+    return BundleHeader(num_shards, endianness == 1, checked)
+
+
+def versions(data: bytes) -> Versions:
+    """Decode a VersionDef."""
+    min_consumer = 0
+    bad: list[int] = []
+    for tag, number, payload in fields(data):
+        if tag == 2 << 3 | VARINT:
+            min_consumer = signed(number)
+        elif tag == 3 << 3 | VARINT:
+            bad.append(number)
+        elif tag == 3 << 3 | LENGTH:
+            bad += varints(payload)
+    return Versions(min_consumer, tuple(bad))
 
 
 def bundle_entry(data: bytes) -> BundleEntry:
@@ -123,13 +141,13 @@ def bundle_entry(data: bytes) -> BundleEntry:
         Malformed: the bytes are no such message, or the rank is unknown or too high.
     """
     dtype = shard_id = offset = size = crc32c = 0
-    shape: list[int] = []
+    dimensions: list[int] = []
     slices: list[bytes] = []
     for tag, number, payload in fields(data):
         if tag == 1 << 3 | VARINT:
             dtype = number
         elif tag == 2 << 3 | LENGTH:
-            shape += tensor_shape(payload)
+            dimensions += tensor_shape(payload)
         elif tag == 3 << 3 | VARINT:
             shard_id = number
         elif tag == 4 << 3 | VARINT:
@@ -140,9 +158,15 @@ def bundle_entry(data: bytes) -> BundleEntry:
             crc32c = number
         elif tag == 7 << 3 | LENGTH:
             slices.append(payload)
+    shape = checked_shape(dimensions)
+    return BundleEntry(dtype, shape, shard_id, offset, size, crc32c, tuple(slices))
+
+
+def checked_shape(shape: list[int]) -> tuple[int, ...]:
+    """A shape whose rank is one that TensorFlow takes, too."""
     if len(shape) > MAX_RANK:
         raise Malformed(f"a tensor of rank {len(shape):,}")
-    return BundleEntry(dtype, tuple(shape), shard_id, offset, size, crc32c, tuple(slices))
+    return tuple(shape)
 
 
 def tensor_shape(data: bytes) -> list[int]:

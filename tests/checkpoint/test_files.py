@@ -353,7 +353,7 @@ class TestZip:
         data = zipped(members(), method)
         path = tmp_path / "m.zip"
         path.write_bytes(patched(data, {CENTRAL: (24, struct.pack("<I", size))}))
-        assert str(path) in refusal(path)
+        assert f"{path}/bert_model.ckpt.index is damaged" in refusal(path)
 
     def test_whose_companion_promises_more_than_it_holds_is_refused(self, tmp_path: Path) -> None:
         data = zipped(members(), zipfile.ZIP_DEFLATED)

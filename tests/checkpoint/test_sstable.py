@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bertconvert.converter.checkpoint.sstable import is_table, read_table
+from bertconvert.converter.checkpoint.sstable import Table, is_table
 from bertconvert.converter.checkpoint.wire import Malformed
 from bertconvert.converter.errors import CheckpointError
 
@@ -19,7 +19,7 @@ SOME = [(b"", b"head"), *((f"layer_{n:02d}/kernel".encode(), bytes(9)) for n in 
 
 
 def read(data: bytes) -> list[tuple[bytes, bytes]]:
-    return list(read_table(write.in_file(data)))
+    return list(Table(write.in_file(data)))
 
 
 def one_block(contents: bytes, compression: int = write.NONE) -> bytes:

@@ -96,14 +96,14 @@ class TestFields:
 class TestBundleHeader:
     def test_is_decoded(self) -> None:
         header = wire.bundle_header(write.header(7, True, 1, (3, 5)))
-        assert header == wire.BundleHeader(7, True, 1, (3, 5))
+        assert header == wire.BundleHeader(7, True, wire.Versions(1, (3, 5)))
 
     def test_of_no_bytes_is_all_zero(self) -> None:
         assert wire.bundle_header(b"") == wire.BundleHeader()
 
     def test_takes_packed_bad_consumers(self) -> None:
         packed = write.field(3, write.field(3, b"\x03\x85\x01"))
-        assert wire.bundle_header(packed).bad_consumers == (3, 133)
+        assert wire.bundle_header(packed).versions.bad_consumers == (3, 133)
 
     def test_of_an_unknown_endianness_is_refused(self) -> None:
         with pytest.raises(Malformed, match="endianness 2"):
