@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from .. import __version__
 from .card import model_card
-from .checkpoint import Progress
+from .checkpoint import Checkpoint, Progress
 from .prepare import DEFAULTS, Options, Prepared, SourceFile, base_name, prepare
 from .publish import check_output, published
 from .state_dict import write_safetensors, write_torch
@@ -149,13 +149,19 @@ def _provenance(prepared: Prepared, data: list[SourceFile]) -> dict[str, object]
                 "transform": entry.op,
                 "dtype": entry.dtype,
                 "shape": entry.shape,
-                "crc32c": f"{checkpoint.checksum(entry.variable):08x}",  # of the variable
+                "crc32c": _checksum(checkpoint, entry.variable),
             }
             for entry in plan.entries
         },
         "ties": {tie.pt: tie.to for tie in plan.ties},
         "dropped": {drop.variable: drop.reason for drop in plan.dropped},
     }
+
+
+def _checksum(checkpoint: Checkpoint, variable: str) -> str | None:
+    """Of a variable's bytes; TensorFlow has none of a V1 or a partitioned variable as a whole."""
+    checksum = checkpoint.checksum(variable)
+    return None if checksum is None else f"{checksum:08x}"
 
 
 def _json(value: object) -> bytes:

@@ -182,8 +182,12 @@ def fill(array: "Array", part: Part, scratch: memoryview) -> None:
 
 def place_strings(array: "Array", box: Box, strings: list[bytes]) -> None:
     """Put the elements of a slice of a string tensor to their place in an array of objects."""
+    import numpy as np
+
     place = _place(array, box)
-    place.flat = strings
+    objects = np.empty(len(strings), object)
+    objects[:] = strings
+    place[...] = objects.reshape(place.shape)
 
 
 def _place(array: "Array", box: Box) -> "Array":
