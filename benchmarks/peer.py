@@ -2,8 +2,8 @@
 
     python benchmarks/peer.py CHECKPOINT_FOLDER OUT
 
-Needs `transformers==4.57.6`, `torch` and `tensorflow`. Nothing is done that the conversion could
-do without: the weights are not initialised at random before they are read.
+Needs `transformers==4.57.6`, `torch` and `tensorflow`. It takes the steps of transformers' own
+script, convert_bert_original_tf_checkpoint_to_pytorch.py, and saves safetensors and the tokenizer.
 """
 
 import os
@@ -14,7 +14,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from transformers import BertConfig, BertForPreTraining, BertTokenizer
-from transformers.modeling_utils import no_init_weights
 from transformers.models.bert.modeling_bert import load_tf_weights_in_bert
 
 
@@ -22,14 +21,11 @@ def convert(checkpoint_folder: str | Path, out: str | Path) -> None:
     """Writes the float32 `BertForPreTraining` and its tokenizer into the folder `out`.
 
     `checkpoint_folder` holds `bert_config.json`, `vocab.txt` and `bert_model.ckpt.*`. A tensor
-    that the checkpoint lacks is not reported and holds arbitrary values.
+    that the checkpoint lacks is not reported and stays random.
     """
     folder = Path(checkpoint_folder)
     config = BertConfig.from_json_file(str(folder / "bert_config.json"))
-    with no_init_weights():
-        model = BertForPreTraining(config)
-    # Left out with the initialisation; without it the decoder would keep a matrix of its own.
-    model.tie_weights()
+    model = BertForPreTraining(config)
     load_tf_weights_in_bert(model, config, str(folder / "bert_model.ckpt"))
     model.save_pretrained(out)
     BertTokenizer.from_pretrained(folder).save_pretrained(out)
