@@ -1,12 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+FUZZ_SECONDS ?= 1800
 
-.PHONY: demo test test-slow lint fixtures peer clean
+.PHONY: demo test test-slow fuzz lint fixtures peer clean
 
 demo: $(VENV)/core  ## converts a small checkpoint and shows what came out
 	rm -rf demo
 	$(BIN)/bertconvert tf2pt fixtures/pretraining demo
+	$(BIN)/bertconvert verify fixtures/pretraining demo --level weights
 	ls -l demo
 
 test: $(VENV)/test  ## the ordinary suite
@@ -14,6 +16,10 @@ test: $(VENV)/test  ## the ordinary suite
 
 test-slow: $(VENV)/test $(VENV)-peer/ready  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/fuzz  ## damaged checkpoints until one is mistaken, for FUZZ_SECONDS
+	$(BIN)/python fuzz/fuzz_checkpoint.py --seeds fuzz/corpus
+	$(BIN)/python fuzz/fuzz_checkpoint.py fuzz/corpus -max_total_time=$(FUZZ_SECONDS)
 
 lint: $(VENV)/test .typecheck/bertconvert
 	$(BIN)/ruff check .
@@ -32,6 +38,10 @@ $(VENV)/test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	touch $(VENV)/core $@
+
+$(VENV)/fuzz: $(VENV)/test
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
+	touch $@
 
 peer: $(VENV)-peer/ready  ## transformers 4 and TensorFlow, for test-slow and the benchmarks
 

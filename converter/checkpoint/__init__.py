@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,7 @@ from .wire import Malformed
 
 if TYPE_CHECKING:
     import numpy as np
+    from _typeshed import WriteableBuffer as Buffer
 
 __all__ = ["Checkpoint", "File", "Progress", "Variable", "open_checkpoint"]
 
@@ -59,7 +61,8 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     """
 
     def __init__(self, path: str, verify_checksums: bool, progress: Progress | None) -> None:
-        self._arguments = (path, verify_checksums)
+        # Who unpickles it may be in another folder.
+        self._arguments = (os.path.abspath(os.path.expanduser(path)), verify_checksums)
         self._located = locate(path, progress)
         self._storage: Bundle | SavedTensorSlices | None = (
             SavedTensorSlices(self._located.tables())
@@ -75,12 +78,12 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         graph = self._variables.get(OBJECT_GRAPH)
         if graph is None or (graph.tf_dtype, graph.shape) != ("string", ()):
             return
-        (part,) = self._parts(OBJECT_GRAPH)
         try:
-            part.check()
+            parts = self._whole_parts(OBJECT_GRAPH)
         except CheckpointError:
             return  # an index without its data can still be listed
-        for key, full_name in full_names(self._opened.index.name, part.strings()[0]).items():
+        (text,) = parts[0].strings()
+        for key, full_name in full_names(self._opened.index.name, text):
             if key in self._variables:
                 self._variables[key] = replace(self._variables[key], full_name=full_name)
 
@@ -91,15 +94,27 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         return self._storage
 
     def _parts(self, name: str) -> Sequence[Part]:
-        try:
+        with self._damage_of(name):
             parts: Sequence[Part] = self._opened.parts(name)
             if len(parts) != 1 or parts[0].box != whole(self._variables[name].shape):
                 check_tiling([part.box for part in parts], self._variables[name].shape)
+        return parts
+
+    def _whole_parts(self, name: str) -> Sequence[Part]:
+        """The parts of a variable whose data is known to be there, all of it."""
+        parts = self._parts(name)
+        with self._damage_of(name):
+            self._opened.check(name, parts)
+        return parts
+
+    @contextmanager
+    def _damage_of(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except Malformed as error:
             raise CheckpointError(
                 f"{self._opened.index.name} is damaged: {name}: {error}. Download or copy it again."
             ) from error
-        return parts
 
     @property
     def name(self) -> str:
@@ -171,10 +186,13 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
         Raises:
             CheckpointError: the data is missing, cut off or damaged, or no numbers.
+            ValueError: the buffer holds no whole number of elements.
         """
         variable = self._variables[name]
         _refuse_strings(variable)
-        parts = sorted(self._parts(name), key=lambda part: part.box)
+        if variable.nbytes and (not buffer or len(buffer) % variable.dtype.itemsize):
+            raise ValueError(f"{len(buffer):,} bytes hold no whole elements of {name}")
+        parts = sorted(self._whole_parts(name), key=lambda part: part.box)
         if in_order([part.box for part in parts], variable.shape):
             for part in parts:
                 yield from part.stream(buffer)
@@ -190,12 +208,10 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
         variable = self._variables[name]
         dtype = variable.dtype
-        parts = self._parts(name)
         # Memory is asked for when the data is known to be there: the index may say anything.
+        parts = self._whole_parts(name)
         is_text = variable.tf_dtype == "string"
         strings = [part.strings() for part in parts] if is_text else []
-        for part in parts:
-            part.check()
         try:
             array = np.empty(variable.shape, dtype)
         except ValueError as error:
@@ -206,21 +222,35 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             self._fill(array, parts)
         return array
 
-    def read_into(self, name: str, buffer: memoryview) -> None:
-        """Fill `buffer`, bytes of the variable's `nbytes`, with its data in row-major order.
+    def read_into(self, name: str, buffer: "Buffer") -> None:
+        """Fill a buffer of the variable's `nbytes` with its data in row-major order.
+
+        Args:
+            name: the variable, of numbers.
+            buffer: a writable memoryview, bytearray, array or the like, in one piece.
 
         Raises:
             CheckpointError: the data is missing, cut off or damaged, or no numbers.
-            ValueError: the buffer has another size.
+            ValueError: the buffer has another size, can't be written to, or has gaps.
         """
         import numpy as np
 
         variable = self._variables[name]
         _refuse_strings(variable)
-        if len(buffer) != variable.nbytes:
-            raise ValueError(f"{name} has {variable.nbytes:,} bytes, not {len(buffer):,}")
-        array = np.frombuffer(buffer, np.uint8).view(variable.dtype).reshape(variable.shape)
-        self._fill(array, self._parts(name))
+        view = memoryview(buffer)
+        if view.nbytes != variable.nbytes:
+            raise ValueError(f"{name} has {variable.nbytes:,} bytes, not {view.nbytes:,}")
+        parts = self._whole_parts(name)
+        if not view.nbytes:
+            return
+        if view.readonly or not view.c_contiguous:
+            raise ValueError(f"{name} needs a buffer that can be written to, in one piece")
+        array = np.frombuffer(view.cast("B"), np.uint8).view(variable.dtype)
+        try:
+            array = array.reshape(variable.shape)
+        except ValueError as error:
+            raise CheckpointError(f"{name} is nothing that numpy can hold: {error}") from error
+        self._fill(array, parts)
 
     def _fill(self, array: "np.ndarray[Any, Any]", parts: Sequence[Part]) -> None:
         scratch = memoryview(bytearray(_SCRATCH_BYTES if len(parts) > 1 else 0))

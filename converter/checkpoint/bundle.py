@@ -6,8 +6,8 @@ Format: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}.
 import math
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -22,6 +22,10 @@ from .variable import Variable, describe
 
 VERSION = 1  # kTensorBundleVersion, the newest that this reader knows
 SLICE_KEY = b"\x00"  # the first byte of a key that names a slice, not a tensor
+# What an entry takes in memory beside its name. TensorFlow's have 16 bytes and more in the index,
+# so the bound is met by any that it wrote, and keeps crafted ones, compressed ones above all, from
+# filling the memory.
+ENTRY_BYTES, MEMORY_GROWTH, MEMORY_ALWAYS = 400, 32, 128 << 20
 
 
 class Bundle:
@@ -68,26 +72,47 @@ class Bundle:
         self._entries: dict[str, wire.BundleEntry] = {}
         self._raw_names: dict[str, bytes] = {}  # of partitioned variables
         self._slices: dict[bytes, wire.BundleEntry] = {}
+        room = MEMORY_ALWAYS + MEMORY_GROWTH * self.index.size
         for key, value in table:
+            room -= ENTRY_BYTES + len(key) * (1 if key.isascii() else 4) + 2 * len(value)
+            if room < 0:
+                raise wire.Malformed("its entries would take far more memory than its size allows")
             entry = wire.bundle_entry(value)
             if entry.shard_id >= self.num_shards:
                 name = key.decode("utf-8", "backslashreplace")
                 raise wire.Malformed(
                     f"{name} lies in shard {entry.shard_id:,} of {self.num_shards:,}"
                 )
-            if key.startswith(SLICE_KEY):
+            if key.startswith(SLICE_KEY) and not entry.slices:
                 self._slices[key] = entry
-                continue
-            variable = describe(key, entry.dtype, entry.shape, entry.size)
-            name = variable.name
-            if name in self._entries:
-                raise wire.Malformed(f"two variables are shown as {name}")
-            self.variables[name] = variable
-            self._entries[name] = entry
-            if entry.slices:
-                self._raw_names[name] = key
             else:
-                _check_size(variable, entry)
+                self._add(key, entry)
+        if self._slices:
+            self._add_names_like_slices()
+
+    def _add(self, key: bytes, entry: wire.BundleEntry) -> None:
+        variable = describe(key, entry.dtype, entry.shape, entry.size)
+        name = variable.name
+        if name in self._entries:
+            raise wire.Malformed(f"two variables are shown as {name}")
+        self.variables[name] = variable
+        self._entries[name] = entry
+        if entry.slices:
+            self._raw_names[name] = key
+        else:
+            _check_size(variable, entry)
+
+    def _add_names_like_slices(self) -> None:
+        """A name may begin with a zero byte, too: only what a variable lists is a slice."""
+        others = dict(self._slices)
+        for name, raw_name in self._raw_names.items():
+            for data in self._entries[name].slices:
+                # One that is not there, or is listed twice, is an error when the variable is read.
+                # Until then, going on would take a time that the file's size does not bound.
+                if others.pop(slice_key(raw_name, decode_slice(data)), None) is None:
+                    return
+        for key, entry in others.items():
+            self._add(key, entry)
 
     def shard(self, shard: int) -> File:
         """A data file, opened at its first use.
@@ -109,10 +134,12 @@ class Bundle:
         variable, entry = self.variables[name], self._entries[name]
         if not entry.slices:
             return [Part(self, variable, whole(variable.shape), entry)]
-        parts = []
+        parts: dict[Box, Part] = {}
         for data in entry.slices:
             stored = decode_slice(data)
             box = resolve(stored, variable.shape)
+            if box in parts:
+                raise wire.Malformed(f"the slice {list(stored)} of {name} is there twice")
             part = self._slices.get(slice_key(self._raw_names[name], stored))
             if part is None:
                 raise wire.Malformed(f"the slice {list(stored)} of {name} is not there")
@@ -122,8 +149,23 @@ class Bundle:
                     f"the slice {list(stored)} of {name} is {described.tf_dtype} {part.shape}"
                 )
             _check_size(described, part)
-            parts.append(Part(self, variable, box, part))
-        return parts
+            parts[box] = Part(self, variable, box, part)
+        return list(parts.values())
+
+    def check(self, _name: str, parts: Sequence[Any]) -> None:
+        """Make sure that the shards have the bytes of a variable's `parts`, each its own.
+
+        Raises:
+            CheckpointError: a shard is missing or cut off.
+            Malformed: slices share bytes, so that a few stand for a large variable.
+        """
+        sizes: dict[int, int] = {}
+        for part in parts:
+            part.check()
+            shard = part.entry.shard_id
+            sizes[shard] = sizes.get(shard, 0) + part.entry.size
+            if sizes[shard] > self.shard(shard).size:
+                raise wire.Malformed("its slices share bytes")
 
 
 class Part(Struct, frozen=True):
@@ -206,8 +248,10 @@ class Part(Struct, frozen=True):
         # The checksums are of the lengths as fixed integers, in the byte order of the writer.
         order: Literal["big", "little"]
         order = "big" if self.bundle.swaps_bytes == (sys.byteorder == "little") else "little"
-        fixed = b"".join(n.to_bytes(4 if n < 1 << 32 else 8, order) for n in lengths)
         if self.bundle.verify_checksums:
+            fixed = bytearray()
+            for length in lengths:
+                fixed += length.to_bytes(4 if length < 1 << 32 else 8, order)
             checksum = crc32c(fixed)
             if unmask(int.from_bytes(data[at:start], order)) != checksum:
                 raise self._damaged("the checksum of its lengths is wrong")

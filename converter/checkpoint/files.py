@@ -4,11 +4,12 @@ A `File` is a range of an open descriptor, so a stored member of a zip, or of a 
 it is. What is compressed goes, when it is first needed, to a nameless temporary file.
 """
 
+import errno
 import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError
 
@@ -21,6 +22,13 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes that are done, and how many there are (0: unknown)."""
 
 _COPY_BYTES = 1 << 20
+# What an archive may unpack to, in all. Trained weights are packed to some nine tenths. Zeros are
+# packed a thousandfold, but an optimizer's slots before its first step are two thirds of a
+# checkpoint: it is packed to a third then. Only one that is nearly all zeros grows 64-fold, and up
+# to a GiB that is let pass too. A bomb can't fill the disk, and is refused with what to do instead.
+UNPACKED_ALWAYS, UNPACKED_GROWTH = 1 << 30, 64
+# A tar's header of a long name, or of attributes, is read whole, and every file takes a kilobyte.
+_TAR_HEADER_BYTES, _TAR_FILES, _TAR_ATTRIBUTES = 1 << 17, 100_000, 100
 
 
 class Descriptor:
@@ -183,6 +191,7 @@ class _Zip:
             if info.filename and not info.is_dir()
         }
         self._inflated: dict[str, File] = {}
+        self._room = _may_unpack_to(self._file.size)
 
     def names(self) -> list[str]:
         return sorted(name for name in self._members if _is_inside(name))
@@ -197,12 +206,14 @@ class _Zip:
                 return self._stored(info, shown)
             if name not in self._inflated:
                 with self._zip.open(info) as member:
-                    spool = _spool(member, shown, info.file_size, self._progress)
-                descriptor = Descriptor(os.dup(spool.fileno()))
+                    spool = _spool(member, shown, info.file_size, self._room, self._progress)
+                with spool:
+                    descriptor = Descriptor(os.dup(spool.fileno()))
                 size = os.fstat(descriptor.fd).st_size
                 if size != info.file_size:
                     raise EOFError(f"{size:,} bytes of {info.file_size:,}")
                 self._inflated[name] = File(shown, descriptor, 0, size)
+                self._room -= size
             return self._inflated[name]
         except CheckpointError:
             raise
@@ -226,12 +237,16 @@ class _Tar:
         import tarfile
 
         self.path = path
-        self._tar = tar
         tar.seek(0)  # one that was unpacked stands at its end
         self._descriptor = Descriptor(os.dup(tar.fileno()))
         try:
-            with tarfile.open(fileobj=tar, mode="r:") as contents:
-                members = [member for member in _ascending(contents) if member.isreg()]
+            headers: Any = _Headers(tar)
+            with tar, tarfile.open(fileobj=headers, mode="r:") as contents:
+                self._members = {
+                    _trim(member.name): (member.offset_data, member.size)
+                    for member in _ascending(contents)
+                    if member.isreg() and not member.issparse()
+                }
         except (
             tarfile.TarError,
             OSError,
@@ -246,17 +261,28 @@ class _Tar:
                 f"{path} is a damaged tar ({reason}). Download it again."
             ) from error
         self._size = os.fstat(self._descriptor.fd).st_size
-        self._members = {_trim(member.name): member for member in members if not member.issparse()}
 
     def names(self) -> list[str]:
         return sorted(name for name in self._members if _is_inside(name))
 
     def open(self, name: str) -> File:
-        member = self._members[name]
+        start, size = self._members[name]
         shown = f"{self.path}/{name}"
-        if member.offset_data + member.size > self._size:
+        if start + size > self._size:
             raise CheckpointError(f"{shown} is cut off. Download {self.path} again.")
-        return File(shown, self._descriptor, member.offset_data, member.size)
+        return File(shown, self._descriptor, start, size)
+
+
+class _Headers:
+    """A tar as tarfile reads it, which takes a header of any length that it claims to have."""
+
+    def __init__(self, tar: IO[bytes]) -> None:
+        self.seek, self.tell, self._read = tar.seek, tar.tell, tar.read
+
+    def read(self, size: int) -> bytes:
+        if size > _TAR_HEADER_BYTES:
+            raise ValueError(f"a header of {size:,} bytes")
+        return self._read(size)
 
 
 def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
@@ -264,11 +290,19 @@ def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
     import tarfile
 
     end = -1
-    for member in contents:
+    for _ in range(_TAR_FILES):
+        member = contents.next()
+        if member is None:
+            return
         if member.size < 0 or member.offset <= end:
             raise tarfile.ReadError(f"{member.name} has a wrong size")
+        # Attributes that stand for all files are copied to each, and tarfile keeps every file.
+        if len(contents.pax_headers) > _TAR_ATTRIBUTES:
+            raise tarfile.ReadError("more attributes of all files than any tar has")
         end = member.offset
+        contents.members.clear()  # type: ignore[attr-defined]
         yield member
+    raise tarfile.ReadError(f"more than {_TAR_FILES:,} files")
 
 
 def _is_inside(name: str) -> bool:
@@ -286,31 +320,60 @@ def _gunzip(path: str, progress: Progress | None) -> IO[bytes]:
 
     try:
         with open(path, "rb") as file, gzip.GzipFile(fileobj=file) as packed:
-            return _spool(packed, path, 0, progress)
+            most = _may_unpack_to(os.fstat(file.fileno()).st_size)
+            return _spool(packed, path, 0, most, progress)
     except (OSError, zlib.error, EOFError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
 
 
+def _may_unpack_to(size: int) -> int:
+    return UNPACKED_ALWAYS + UNPACKED_GROWTH * size
+
+
 def _spool(
-    source: "IO[bytes] | gzip.GzipFile", name: str, size: int, progress: Progress | None
+    source: "IO[bytes] | gzip.GzipFile", name: str, size: int, most: int, progress: Progress | None
 ) -> IO[bytes]:
-    """Unpack a stream into a temporary file that has no name and goes away by itself."""
+    """Unpack a stream into a temporary file that has no name and goes away by itself.
+
+    Args:
+        source: the stream.
+        name: what messages call it.
+        size: what it is said to have, 0 where that is not known.
+        most: of so many bytes, the stream is refused.
+        progress: told of what is done.
+    """
     import tempfile
+    from contextlib import suppress
 
     done = 0
     try:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
     except OSError as error:
         raise _no_room(name, done, error) from error
-    while chunk := source.read(_COPY_BYTES):
-        try:
-            spool.write(chunk)
-            spool.flush()
-        except OSError as error:
-            raise _no_room(name, done, error) from error
-        done += len(chunk)
-        if progress is not None:
-            progress(f"unpacking {name}", done, size)
+    try:
+        room = os.fstatvfs(spool.fileno())
+        if size <= most and size > room.f_bavail * room.f_frsize:
+            raise _no_room(name, done, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        while size <= most and (chunk := source.read(_COPY_BYTES)):
+            try:
+                spool.write(chunk)
+                spool.flush()
+            except OSError as error:
+                raise _no_room(name, done, error) from error
+            done += len(chunk)
+            if done > most:
+                break
+            if progress is not None:
+                progress(f"unpacking {name}", done, size)
+        if max(size, done) > most:
+            raise CheckpointError(
+                f"{name} unpacks to more than {most:,} bytes, too much for a checkpoint in an"
+                " archive of its size. If you trust it, unpack it yourself and give the folder."
+            )
+    except BaseException:
+        with suppress(OSError):  # what the disk did not take, it does not take now either
+            spool.close()
+        raise
     return spool
 
 

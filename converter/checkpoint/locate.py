@@ -117,9 +117,8 @@ def locate(path: str, progress: Progress | None = None) -> Located:
     if not os.path.exists(path) or _is_of_a_set(name):
         return _named(folder, name)
     if os.path.isfile(path) and (table := _v1_candidates(folder, [name])):
-        return next(
-            c for c in _v1_candidates(folder, folder.names()) if c.prefix == table[0].prefix
-        )
+        beside = _v1_candidates(folder, folder.names())
+        return next((c for c in beside if c.prefix == table[0].prefix), table[0])
     if name == "checkpoint":
         return _choose(folder)
     if name.endswith(_UNFINISHED):

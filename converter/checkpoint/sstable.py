@@ -20,7 +20,7 @@ NO_COMPRESSION, SNAPPY = 0, 1
 SNAPPY_GROWTH = 22
 # TensorFlow writes every 16th key in full, so the keys of a block are together at most 16 times as
 # long as the block. Without a bound, a few bytes that repeat a long key would fill the memory.
-KEYS_GROWTH, KEYS_ALWAYS = 64, 1 << 16
+KEYS_GROWTH, KEYS_ALWAYS = 16, 1 << 19
 
 
 def is_table(file: File) -> bool:
@@ -49,6 +49,7 @@ class Table:
         index_handle, _ = _handle(footer, at)
         self._separators: list[bytes] = []  # no key of a block is greater than its separator
         self._handles: list[tuple[int, int]] = []
+        self._last: tuple[int, dict[bytes, bytes]] = -1, {}  # the block that `get` read last
         end = 0
         for separator, value in _entries(_block(file, index_handle)):
             (offset, size), _ = _handle(value, 0)
@@ -57,6 +58,7 @@ class Table:
             if offset < end:
                 raise Malformed(f"block at byte {offset:,} lies inside the one before it")
             end = offset + size + TRAILER_BYTES
+            _check_inside(file, offset, size)
             self._separators.append(separator)
             self._handles.append((offset, size))
 
@@ -72,12 +74,15 @@ class Table:
                 yield key, value
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, if it is there; reads one block."""
+        """The value of a key, if it is there; reads one block, if it is not the one of before."""
         number = bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
-        entries = _entries(_block(self.file, self._handles[number]))
-        return next((value for found, value in entries if found == key), None)
+        last, values = self._last  # one look: another thread may put its own here
+        if last != number:
+            values = dict(_entries(_block(self.file, self._handles[number])))
+            self._last = number, values
+        return values.get(key)
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -86,10 +91,14 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (offset, size), at
 
 
-def _block(file: File, handle: tuple[int, int]) -> bytes:
-    offset, size = handle
+def _check_inside(file: File, offset: int, size: int) -> None:
     if offset + size + TRAILER_BYTES > file.size - FOOTER_BYTES:
         raise Malformed(f"a block of {size:,} bytes at byte {offset:,} reaches past the end")
+
+
+def _block(file: File, handle: tuple[int, int]) -> bytes:
+    offset, size = handle
+    _check_inside(file, offset, size)
     stored = file.read(offset, size + TRAILER_BYTES)
     kind, checksum = struct.unpack("<BI", stored[size:])
     if crc32c(stored[: size + 1]) != unmask(checksum):
@@ -126,9 +135,13 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     key = b""
     room = KEYS_ALWAYS + KEYS_GROWTH * len(block)
     while at < end:
-        shared, at = varint(block, at)
-        fresh, at = varint(block, at)
-        length, at = varint(block, at)
+        shared, fresh, length = block[at : at + 3]  # the restarts after `end` have 4 bytes
+        if shared | fresh | length < 0x80:
+            at += 3
+        else:
+            shared, at = varint(block, at)
+            fresh, at = varint(block, at)
+            length, at = varint(block, at)
         if shared > len(key) or fresh + length > end - at:
             raise Malformed("an entry reaches past its block")
         room -= shared + fresh

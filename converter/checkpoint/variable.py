@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Variable(Struct, frozen=True):
+class Variable(Struct, frozen=True, gc=False):
     """A variable of a checkpoint."""
 
     name: str

@@ -6,6 +6,7 @@ unknown field, or a known one of another wire type, is passed over.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -20,6 +21,8 @@ MAX_RANK = 254  # TensorShape::MaxDimensions()
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The unsigned varint (at most 64 bits) at byte `at`, and the byte after it."""
+    if at < len(data) and data[at] < 0x80:  # as most are
+        return data[at], at + 1
     value = shift = 0
     while shift < 70:
         if at >= len(data):
@@ -45,7 +48,10 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """
     at, end = 0, len(data)
     while at < end:
-        tag, at = varint(data, at)
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = varint(data, at - 1)
         kind = tag & 7
         if kind == VARINT:
             number, at = varint(data, at)
@@ -88,7 +94,7 @@ class BundleHeader(Struct, frozen=True):
     versions: Versions = Versions()
 
 
-class BundleEntry(Struct, frozen=True):
+class BundleEntry(Struct, frozen=True, gc=False):
     """BundleEntryProto: one tensor, as an index describes it."""
 
     dtype: int = 0  # number in types.proto
@@ -147,7 +153,7 @@ def bundle_entry(data: bytes) -> BundleEntry:
         if tag == 1 << 3 | VARINT:
             dtype = number
         elif tag == 2 << 3 | LENGTH:
-            dimensions += tensor_shape(payload)
+            dimensions += tensor_shape(payload) if len(payload) > 32 else _short_shape(payload)
         elif tag == 3 << 3 | VARINT:
             shard_id = number
         elif tag == 4 << 3 | VARINT:
@@ -167,6 +173,12 @@ def checked_shape(shape: list[int]) -> tuple[int, ...]:
     if len(shape) > MAX_RANK:
         raise Malformed(f"a tensor of rank {len(shape):,}")
     return tuple(shape)
+
+
+@lru_cache(1024)
+def _short_shape(data: bytes) -> tuple[int, ...]:
+    """The variables of a model share a few shapes, and there are many variables."""
+    return tuple(tensor_shape(data))
 
 
 def tensor_shape(data: bytes) -> list[int]:

@@ -9,7 +9,7 @@ import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cramjam import snappy
@@ -160,6 +160,83 @@ def index(entries: Mapping[str | bytes, bytes], head: bytes | None = None, **opt
     return table([(b"", header() if head is None else head), *sorted(keys.items())], **options)
 
 
+def extents(*box: tuple[int, int] | None) -> bytes:
+    """A TensorSliceProto: (start, length), or None for a dimension that is there in full."""
+    return b"".join(
+        field(1, b"" if extent is None else (field(1, extent[0]) if extent[0] else b"")
+              + field(2, extent[1]))
+        for extent in box
+    )  # fmt: skip
+
+
+def ordered_number(value: int) -> bytes:
+    """OrderedCode's signed integer: n ones, a zero, and 7n - 1 bits; complemented if negative."""
+    digits = value if value >= 0 else ~value
+    size = 1
+    while digits >= 1 << (7 * size - 1):
+        size += 1
+    number = int("1" * size + "0" + format(digits, f"0{7 * size - 1}b"), 2)
+    if value < 0:
+        number ^= (1 << 8 * size) - 1
+    return number.to_bytes(size, "big")
+
+
+def slice_key(name: bytes, *box: tuple[int, int] | None) -> bytes:
+    """The key under which a slice is stored."""
+    escapes = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
+    escaped = b"".join(escapes.get(byte, bytes([byte])) for byte in name)
+    numbers = b"".join(ordered_number(n) for extent in box for n in extent or (0, -1))
+    rank = b"\x01" + bytes([len(box)]) if box else b"\0"
+    return b"\0" + escaped + b"\0\1" + rank + numbers
+
+
+class Strings(NamedTuple):
+    """A string tensor as a shard holds it, and its masked checksum."""
+
+    data: bytes
+    crc: int
+
+
+def strings(texts: Sequence[bytes], big_endian: bool = False) -> Strings:
+    """The lengths, a checksum of them, and the bytes."""
+    order = ">" if big_endian else "<"
+    lengths = b"".join(struct.pack(f"{order}I", len(text)) for text in texts)
+    rest = struct.pack(f"{order}I", masked(lengths)) + b"".join(texts)
+    return Strings(b"".join(varint(len(t)) for t in texts) + rest, masked(lengths + rest))
+
+
+class V1Variable(NamedTuple):
+    """A variable of a V1 table: its slices, and a TensorProto's values for each."""
+
+    name: bytes
+    dtype: int
+    sizes: Sequence[int]
+    boxes: Sequence[Sequence[tuple[int, int] | None]]
+    values: Sequence[bytes]
+
+
+def v1_pairs(
+    variables: Iterable[V1Variable], version: bytes = b"\x08\1"
+) -> list[tuple[bytes, bytes]]:
+    """Keys and values of a V1 table."""
+    metas = b""
+    pairs = []
+    for name, dtype, sizes, boxes, values in variables:
+        meta = field(1, name) + field(2, shape(*sizes)) + field(3, dtype)
+        metas += field(1, meta + b"".join(field(4, extents(*box)) for box in boxes))
+        for box, data in zip(boxes, values, strict=True):
+            lengths = [size if e is None else e[1] for e, size in zip(box, sizes, strict=True)]
+            proto = field(1, dtype) + field(2, shape(*lengths)) + data
+            saved = field(1, name) + field(2, extents(*box)) + field(3, proto)
+            pairs.append((slice_key(name, *box), field(2, saved)))
+    return [(b"", field(1, metas + field(2, version))), *sorted(pairs)]
+
+
+def packed_floats(*numbers: float) -> bytes:
+    """float_val of a TensorProto."""
+    return field(5, struct.pack(f"<{len(numbers)}f", *numbers))
+
+
 def write_index(
     prefix: Path, entries: Mapping[str | bytes, bytes], head: bytes | None = None, **options: Any
 ) -> Path:
@@ -205,6 +282,57 @@ def write_bundle(
     write_index(prefix, entries, header(num_shards, big_endian), **options)
     for shard, content in enumerate(shards):
         shard_path(prefix, shard, num_shards).write_bytes(content)
+    return prefix
+
+
+def write_mixture(folder: Path, big_endian: bool = False, **options: Any) -> Path:
+    """Write a small checkpoint of numbers, strings, slices and nothing; gives the prefix."""
+    order = ">" if big_endian else "<"
+    shards = [bytearray(b"\xee"), bytearray()]
+    entries: dict[str | bytes, bytes] = {}
+
+    def add(name: bytes, dtype: int, sizes: Sequence[int], data: bytes, crc: int = 0) -> None:
+        number = len(entries) % 2
+        place = len(shards[number])
+        entries[name] = entry(dtype, sizes, len(data), place, crc or masked(data), number)
+        shards[number] += data
+
+    add(b"a/kernel", FLOAT32, (2, 2), struct.pack(f"{order}4f", 1, 2, 3, 4))
+    add(b"a/none", INT64, (0, 3), b"")
+    add(b"b\xff", INT32, (), struct.pack(f"{order}i", -5))
+    texts = strings([b"", b"one", b"two" * 3], big_endian)
+    add(b"names", STRING, (3,), texts.data, texts.crc)
+    columns = (None, (0, 1)), (None, (1, 2))
+    entries["parts"] = entry(INT32, (2, 3), 0, slices=[extents(*box) for box in columns])
+    add(slice_key(b"parts", *columns[0]), INT32, (2, 1), struct.pack(f"{order}2i", 1, 4))
+    add(slice_key(b"parts", *columns[1]), INT32, (2, 2), struct.pack(f"{order}4i", 2, 3, 5, 6))
+    prefix = folder / "m.ckpt"
+    write_index(prefix, entries, header(2, big_endian), **options)
+    for number, data in enumerate(shards):
+        shard_path(prefix, number, 2).write_bytes(data)
+    return prefix
+
+
+def write_v1_mixture(folder: Path, num_shards: int = 1, **options: Any) -> Path:
+    """The same for V1, which keeps values in many ways."""
+    variables = [
+        V1Variable(b"a/kernel", FLOAT32, (2, 2), [(None, None)], [packed_floats(1, 2, 3, 4)]),
+        V1Variable(b"b\xff", INT64, (), [()], [field(10, -5)]),
+        V1Variable(b"content", INT32, (3,), [(None,)], [field(4, struct.pack("<3i", 7, 8, 9))]),
+        V1Variable(
+            b"names", STRING, (3,), [(None,)], [b"".join(field(8, b"x" * n) for n in (0, 3, 9))]
+        ),
+        V1Variable(
+            b"parts", INT32, (2, 3), [(None, (0, 1)), (None, (1, 2))],
+            [field(7, varint(1) + varint(4)), field(7, varint(2) + varint(300))],
+        ),
+    ]  # fmt: skip
+    prefix = folder / "m.ckpt"
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    for shard in range(num_shards):
+        ending = f"-{shard:05d}-of-{num_shards:05d}" if num_shards > 1 else ""
+        content = table(v1_pairs(variables[shard::num_shards]), **options)
+        Path(f"{prefix}{ending}").write_bytes(content)
     return prefix
 
 

@@ -432,13 +432,15 @@ class TestIndex:
         self.refused(prefix, rf"a has {size:,} bytes, and float32 \[2\] makes 8")
 
     @pytest.mark.parametrize(
-        "shape", [(2**62,), (2**31, 2**31), [2**62] * 254, (2**63 - 1, 2**63 - 1, 2**63 - 1)]
+        "shape", [(2**62, 2), (2**32, 2**31), [2**62] * 254, (2**63 - 1, 2**63 - 1, 2**63 - 1)]
     )
     @pytest.mark.parametrize("dtype", [write.FLOAT32, write.STRING, 99])
     def test_with_more_elements_than_can_be_counted_is_refused(
         self, tmp_path: Path, dtype: int, shape: tuple[int, ...]
     ) -> None:
         prefix = one(tmp_path, write.entry(dtype, shape, 12))
+        self.refused(prefix, "more bytes than 64 bits can count")
+        prefix = one(tmp_path, write.entry(write.FLOAT32, (2**61,), 2**63))
         self.refused(prefix, "more bytes than 64 bits can count")
 
     def test_with_dimensions_without_end_is_refused(self, tmp_path: Path) -> None:

@@ -1,0 +1,208 @@
+"""Feeds the reader with whatever libFuzzer thinks of: any exception but CheckpointError is a find.
+
+    python fuzz/fuzz_checkpoint.py --seeds FOLDER              # writes a corpus to begin with
+    python fuzz/fuzz_checkpoint.py FOLDER -max_total_time=1800
+
+An input's first byte chooses what the rest is: an index with a shard beside it, a V1 table, either
+of them before its checksums are made right (so that damage gets past them), an archive, the file
+`checkpoint`, or a name that a person typed. All else are libFuzzer's options.
+"""
+
+import io
+import os
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, os.fspath(Path(__file__).parent.parent))
+with atheris.instrument_imports(include=["bertconvert.converter"]):
+    from bertconvert import CheckpointError, open_checkpoint
+    from bertconvert.converter.checkpoint import slices, sstable, v1  # noqa: F401 (imported late)
+    from tests.checkpoint import table_writer as write
+
+TEXTS = write.strings([b"", b"abc"])
+SHARD = bytes(range(256)) * 2 + TEXTS.data
+LARGEST_BUFFER = 1 << 20
+
+
+def read_all(path: Path) -> None:
+    """Open a checkpoint, and read every variable in every way."""
+    for verify in (True, False):
+        with suppress(CheckpointError), open_checkpoint(path, verify_checksums=verify) as opened:
+            for name, variable in opened.variables.items():
+                with suppress(CheckpointError):
+                    opened.position(name)
+                    opened.checksum(name)
+                    array = opened[name]
+                    assert array.shape == variable.shape
+                    if variable.tf_dtype == "string":
+                        continue
+                    assert array.nbytes == variable.nbytes
+                    pieces = opened.stream(name, memoryview(bytearray(48)))
+                    assert b"".join(map(bytes, pieces)) == array.tobytes()
+                    if variable.nbytes < LARGEST_BUFFER:
+                        buffer = bytearray(variable.nbytes)
+                        opened.read_into(name, memoryview(buffer))
+                        assert buffer == array.tobytes()
+
+
+def index(folder: Path, data: bytes) -> None:
+    (folder / "m.index").write_bytes(data)
+    write.shard_path(folder / "m").write_bytes(SHARD)
+    read_all(folder / "m")
+
+
+def entries(folder: Path, data: bytes) -> None:
+    """Keys and values of an index whose checksums are right."""
+    index(folder, write.table_of([(b"\xff" * 9, checked(data))]))
+
+
+def snappy_entries(folder: Path, data: bytes) -> None:
+    index(folder, claimed(data))
+
+
+def v1_table(folder: Path, data: bytes) -> None:
+    (folder / "m").write_bytes(data)
+    read_all(folder / "m")
+
+
+def v1_entries(folder: Path, data: bytes) -> None:
+    v1_table(folder, write.table_of([(b"\xff" * 9, checked(data))]))
+
+
+def graph(folder: Path, data: bytes) -> None:
+    """The object graph of TF2, a string in the shard that is read when a checkpoint is opened."""
+    content = write.strings([data])
+    name = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    place = {name: write.entry(write.STRING, (), len(content.data), crc=content.crc)}
+    write.write_index(folder / "m", {**place, "a": write.entry(write.INT32, (1,), 4)})
+    write.shard_path(folder / "m").write_bytes(content.data)
+    read_all(folder / "m")
+
+
+def archived(folder: Path, data: bytes) -> None:
+    (folder / "m.archive").write_bytes(data)
+    read_all(folder / "m.archive")
+
+
+def state(folder: Path, data: bytes) -> None:
+    (folder / "checkpoint").write_bytes(data)
+    for name in ("m", "n"):
+        write.write_bundle(folder / name, {"a": write.floats(1, 2)})
+    read_all(folder)
+
+
+def typed(folder: Path, data: bytes) -> None:
+    """A name that a file has, and one that is asked for."""
+    there, _, asked = data.partition(b"\n")
+    with suppress(OSError, ValueError):
+        (folder / os.fsdecode(there.replace(b"/", b"_"))[:80]).write_bytes(SHARD)
+    write.write_bundle(folder / "m.ckpt-1", {"a": write.floats(1, 2)})
+    read_all(folder / os.fsdecode(asked.replace(b"/", b"_")[:80].replace(b"..", b"_")))
+
+
+def checked(data: bytes) -> bytes:
+    """A block of the entries that `data` begins with, and a restart."""
+    return data + struct.pack("<II", 0, 1)
+
+
+def claimed(data: bytes) -> bytes:
+    """A table whose only block says that Snappy made it."""
+    stored = data + bytes([write.SNAPPY])
+    stored += struct.pack("<I", write.masked(stored))
+    handles = write.block([(b"\xff" * 9, write.handle(0, len(data)))])
+    at = write.handle(len(stored), len(handles))
+    return stored + write.stored(handles) + write.footer(write.handle(0, 0), at)
+
+
+KINDS: list[Callable[[Path, bytes], None]] = [
+    index, entries, snappy_entries, v1_table, v1_entries, graph, archived, state, typed,
+]  # fmt: skip
+
+
+def one_input(data: bytes) -> None:
+    if data:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
+            KINDS[data[0] % len(KINDS)](Path(folder), data[1:])
+
+
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def write_seeds(folder: Path) -> None:
+    """A small checkpoint of every form, and one of each part of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [(KINDS.index(kind), data) for kind, data in seeds_by_kind()]
+    for number, (kind, data) in enumerate(seeds):
+        (folder / f"{KINDS[kind].__name__}-{number:02d}").write_bytes(bytes([kind]) + data)
+
+
+def seeds_by_kind() -> list[tuple[Callable[[Path, bytes], None], bytes]]:
+    head = write.header()
+    described = {
+        "a": write.entry(1, (2, 3), 24, 4, write.masked(SHARD[4:28])),
+        "b": write.entry(7, (2,), len(TEXTS.data), 512, TEXTS.crc),
+        "p": write.entry(3, (4,), 0, slices=[write.extents((0, 2)), write.extents((2, 2))]),
+        write.slice_key(b"p", (0, 2)): write.entry(3, (2,), 8, 0, write.masked(SHARD[:8])),
+        write.slice_key(b"p", (2, 2)): write.entry(3, (2,), 8, 8, write.masked(SHARD[8:16])),
+    }
+    pairs = [(b"", head), *sorted((k if isinstance(k, bytes) else k.encode(), v)
+                                  for k, v in described.items())]  # fmt: skip
+    tables = [write.table(pairs), write.table(pairs, 40, 1), write.table(pairs, compression=1)]
+    big = write.table([(b"", write.header(big_endian=True)), *pairs[1:]])
+    found = [(index, data) for data in (*tables, big)]
+    found += [(entries, write.block(pairs)[:-8])]
+    found += [(snappy_entries, bytes(write.snappy.compress_raw(write.block(pairs))))]
+    old = write.v1_pairs(SEED_VARIABLES)
+    found += [(v1_table, write.table(old, compression=kind)) for kind in (write.NONE, write.SNAPPY)]
+    found += [(v1_entries, write.block(old)[:-8])]
+    named = write.field(2, write.field(1, b"VALUE") + write.field(2, b"x") + write.field(3, b"a"))
+    found += [(graph, write.field(1, named) * 2)]
+    with tempfile.TemporaryDirectory() as scratch:
+        prefix = write.write_bundle(Path(scratch) / "m", {"a": write.floats(1, 2)})
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w", method) as zipped:
+                for path in (Path(f"{prefix}.index"), write.shard_path(prefix)):
+                    zipped.write(path, path.name)
+            found.append((archived, packed.getvalue()))
+        for mode in ("w", "w:gz"):
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode=mode) as tarred:
+                tarred.add(scratch, "folder")
+            found.append((archived, packed.getvalue()))
+    found += [(state, b'model_checkpoint_path: "m"\nall_model_checkpoint_paths: "n"\n')]
+    found += [(state, b'model_checkpoint_path: "C:\\\\tmp\\\\gr\\303\\266\\"\n')]
+    found += [(typed, b"m.ckpt-1 (1).index\nm.ckpt-1"), (typed, b"m.index\nm.ckpt-1.meta")]
+    return found
+
+
+SEED_VARIABLES = [
+    write.V1Variable(b"a", write.FLOAT32, (2, 2), [((0, 2), (0, 2))], [write.packed_floats(1, 2)]),
+    write.V1Variable(
+        b"i", write.INT32, (4,), [((0, 2),), ((2, 2),)],
+        [write.field(7, b"\1\2"), write.field(7, 5) + write.field(7, -1)],
+    ),
+    write.V1Variable(b"s", write.STRING, (3,), [((0, 3),)], [write.field(8, b"x")]),
+]  # fmt: skip
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--seeds"]:
+        write_seeds(Path(sys.argv[2]))
+        return
+    findings = f"-artifact_prefix={Path(__file__).parent}/"
+    limits = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=4096", findings]
+    atheris.Setup([sys.argv[0], *limits, *sys.argv[1:]], one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
