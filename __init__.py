@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         PlanError,
     )
     from .converter.model_folder import Conversion, convert
+    from .converter.parity import Verdict, verify
     from .converter.plan import Choices, Plan
     from .converter.prepare import Options, prepare
 
@@ -34,9 +35,11 @@ _HOMES = {
     "Plan": "plan",
     "PlanError": "errors",
     "Variable": "checkpoint",
+    "Verdict": "parity",
     "convert": "model_folder",
     "open_checkpoint": "checkpoint",
     "prepare": "prepare",
+    "verify": "parity",
 }
 
 __all__ = [
@@ -52,9 +55,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "Variable",
+    "Verdict",
     "convert",
     "open_checkpoint",
     "prepare",
+    "verify",
 ]
 
 

@@ -161,14 +161,21 @@ def _options(
     help="Repeatable.",
 )
 @click.option("--force", is_flag=True, help="Replace the model in OUT.")
+@click.option("--verify", "proved", is_flag=True, help="Publish only what `verify` passes.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @_output_options
-def tf2pt(ckpt: str, out: str, quiet: bool, as_json: bool, **options: Any) -> None:
+def tf2pt(ckpt: str, out: str, proved: bool, quiet: bool, as_json: bool, **options: Any) -> None:
     """Convert CKPT into the folder OUT, which transformers loads."""
     from .converter.model_folder import convert
 
+    chosen = _options(**options)
+    prove = None
+    if proved:
+        from .converter.parity import prover
+
+        prove = prover(ckpt, chosen)
     with _Progress(quiet) as progress:
-        conversion = convert(ckpt, out, _options(**options), progress)
+        conversion = convert(ckpt, out, chosen, progress, prove)
     if as_json:
         _print_json(conversion)
     if quiet or as_json:
@@ -185,6 +192,8 @@ def tf2pt(ckpt: str, out: str, quiet: bool, as_json: bool, **options: Any) -> No
         _say(f"  left behind: {_count(count, 'variable')} ({reason})")
     for note in conversion.notes:
         _say(f"  note: {note}")
+    if conversion.proof:
+        _say(f"  {conversion.proof}")
 
 
 @cli.command()
@@ -221,8 +230,8 @@ def verify(
     """Prove that the folder OUT is CKPT, or find the first thing that differs.
 
     \b
-    weights    every tensor is its variable, bit for bit; needs neither torch nor TensorFlow
-    outputs    and TensorFlow and transformers compute the same, in float64 and float32
+    weights    every tensor is its variable; needs neither torch nor TensorFlow
+    outputs    and TensorFlow and transformers compute the same
     gradients  and the same gradients, so that fine-tuning begins alike
     """
     from .converter.parity import highest_level, missing_extras, report
@@ -248,13 +257,16 @@ def verify(
             text=text,
             progress=progress,
         )
+    for line in report.lines(verdict):
+        click.echo(_coloured(_printable(line)), err=True)
     forms = ((json_file, report.to_json), (junit, report.to_junit), (html, report.to_html))
     for path, form in forms:
         if path is not None:
-            with click.open_file(os.fspath(path), "wb") as file:
-                file.write(form(verdict))
-    for line in report.lines(verdict):
-        click.echo(_coloured(_printable(line)), err=True)
+            try:
+                with click.open_file(os.fspath(path), "wb") as file:
+                    file.write(form(verdict))
+            except OSError as error:
+                raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     ctx.exit(0 if verdict.passed else 1)
 
 

@@ -23,8 +23,13 @@ _AUTO_CLASS = {
 }
 
 
-def model_card(prepared: Prepared) -> str:
-    """README.md of a model folder, with the front matter that the Hub reads."""
+def model_card(prepared: Prepared, proof: str = "") -> str:
+    """README.md of a model folder, with the front matter that the Hub reads.
+
+    Args:
+        prepared: the conversion.
+        proof: what was proved of the folder; "" where nothing was.
+    """
     plan = prepared.plan
     release = recognise(plan, prepared.do_lower_case)
     parts = [
@@ -36,7 +41,7 @@ def model_card(prepared: Prepared) -> str:
     ]
     if release and release.scores:
         parts.append(_scores(release))
-    parts += [_activation(prepared), _dropped(prepared), _verify(prepared), _papers(release)]
+    parts += [_activation(prepared), _dropped(prepared), _verify(proof), _papers(release)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -209,9 +214,12 @@ def _dropped(prepared: Prepared) -> str:
     )
 
 
-def _verify(prepared: Prepared) -> str:
+def _verify(proof: str) -> str:
+    verdict = f"{proof}\n\n" if proof else ""
     return (
-        "## How to verify\n\n`conversion.json` lists, for every tensor, the variable it came from,"
+        f"## How to verify\n\n{verdict}`bertconvert verify CHECKPOINT FOLDER` proves that this"
+        " folder is the checkpoint: bit for bit, in what both compute, and in their gradients."
+        " `conversion.json` lists, for every tensor, the variable it came from,"
         " what was done to it, and the variable's crc32c. That is TensorFlow's own, from the"
         " checkpoint's index, and was checked when the variable was read. `bertconvert explain"
         " CHECKPOINT` shows the same without converting, and converting the checkpoint again gives"

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,7 @@ class Conversion(Struct, frozen=True):
     files: dict[str, int]  # name -> bytes
     dropped: dict[str, int]  # reason -> number of variables
     notes: list[str]
+    proof: str = ""  # what was proved of it; "" where nothing was
 
 
 def convert(
@@ -39,6 +41,7 @@ def convert(
     out: str | os.PathLike[str],
     options: Options = DEFAULTS,
     progress: Progress | None = None,
+    prove: Callable[[Path], str] | None = None,
 ) -> Conversion:
     """Convert a TensorFlow checkpoint into a model folder that transformers loads.
 
@@ -47,12 +50,15 @@ def convert(
         out: the folder to make; it must not exist, or be empty, unless `options.force`.
         options: the caller's decisions.
         progress: told of the bytes that are done.
+        prove: called with the folder before it is published; gives a sentence for its card, or
+            raises an error, and then nothing is published.
 
     Raises:
         CheckpointError: the checkpoint can't be found or opened, or is damaged.
         MappingError: no mapping fits, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
         OutputError: `out` can't be written, or holds something.
+        ParityError: `prove` found a difference.
         ValueError: a format is unknown, or there is none.
     """
     if not options.formats or not _FORMATS.issuperset(options.formats):
@@ -69,6 +75,8 @@ def convert(
         _write_tensors(prepared, stage, options.formats, progress)
         for name, content in _small_files(prepared, data).items():
             (stage / name).write_bytes(content)
+        proof = prove(stage) if prove is not None else ""
+        (stage / "README.md").write_bytes(model_card(prepared, proof).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
         out=str(out),
@@ -82,6 +90,7 @@ def convert(
         files=files,
         dropped=dict(Counter(drop.reason for drop in plan.dropped)),
         notes=prepared.notes,
+        proof=proof,
     )
 
 
@@ -97,11 +106,10 @@ def _write_tensors(
 
 
 def _small_files(prepared: Prepared, data: list[SourceFile]) -> dict[str, bytes]:
-    """Every other file by name; the same input gives the same bytes."""
+    """Every other file but the card, by name; the same input gives the same bytes."""
     files = {
         "config.json": _json(_config(prepared)),
         "conversion.json": _json(_provenance(prepared, data)),
-        "README.md": model_card(prepared).encode(),
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
         positions = prepared.plan.config.get("max_position_embeddings")

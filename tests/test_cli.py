@@ -23,7 +23,7 @@ from bertconvert.cli import cli
 from bertconvert.converter import model_folder
 from bertconvert.converter.errors import BertconvertError
 
-COMMANDS = ["tf2pt", "inspect", "explain", "mappings"]
+COMMANDS = ["tf2pt", "verify", "inspect", "explain", "mappings"]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 MAIN = "from bertconvert.cli import main; main()"
 

@@ -1,0 +1,85 @@
+"""Text -> ids, as google-research/bert `tokenization.py` (FullTokenizer) does it.
+
+Written after it function by function, so that a folder's tokenizer can be held against Google's
+rules where Google's package is not installed. Nothing here is shared with the tokenizer.json that
+a conversion writes.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+
+_MAX_CHARS_PER_WORD = 200
+_CJK = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+def encode(text: str, vocabulary: Sequence[str], do_lower_case: bool) -> list[int]:
+    """The ids of a text's word pieces, without [CLS] and [SEP].
+
+    Args:
+        text: any.
+        vocabulary: tokens by id; of one that is there twice the last counts, as in `load_vocab`.
+        do_lower_case: whether letters lose their case and their accents.
+
+    Raises:
+        KeyError: a word is unknown, and the vocabulary has no [UNK].
+    """
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    return [
+        ids[piece]
+        for word in _words(text, do_lower_case)
+        for piece in (_pieces(word, ids) or ["[UNK]"])
+    ]
+
+
+def _words(text: str, do_lower_case: bool) -> list[str]:
+    """BasicTokenizer.tokenize."""
+    words = []
+    for word in "".join(map(_cleaned, text)).split():
+        if do_lower_case:
+            decomposed = unicodedata.normalize("NFD", word.lower())
+            word = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+        words.append("".join(f" {char} " if _is_punctuation(char) else char for char in word))
+    return " ".join(words).split()
+
+
+def _cleaned(char: str) -> str:
+    """_clean_text and _tokenize_chinese_chars."""
+    code, category = ord(char), unicodedata.category(char)
+    if char in " \t\n\r" or category == "Zs":
+        return " "
+    if code in (0, 0xFFFD) or category in ("Cc", "Cf"):
+        return ""
+    return f" {char} " if any(first <= code <= last for first, last in _CJK) else char
+
+
+def _is_punctuation(char: str) -> bool:
+    code = ord(char)
+    ascii_sign = 33 <= code <= 47 or 58 <= code <= 64 or 91 <= code <= 96 or 123 <= code <= 126
+    return ascii_sign or unicodedata.category(char).startswith("P")
+
+
+def _pieces(word: str, ids: dict[str, int]) -> list[str]:
+    """WordpieceTokenizer.tokenize: the longest piece first; empty where some part has none."""
+    if len(word) > _MAX_CHARS_PER_WORD:
+        return []
+    pieces: list[str] = []
+    start = 0
+    while start < len(word):
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            if piece in ids:
+                break
+        else:
+            return []
+        pieces.append(piece)
+        start = end
+    return pieces

@@ -1,0 +1,171 @@
+"""What a proof finds: plain records, from which every report is made."""
+
+import math
+
+from msgspec import Struct
+
+LEVELS = ("weights", "outputs", "gradients")
+"""What can be proved, each level on top of those before it."""
+
+
+SAME_FUNCTION = 1e-11
+"""The largest relative difference in float64 of two sides that compute the same."""
+
+ACCURACY_RATIO = 4
+"""How many times TensorFlow's own float32 error PyTorch's may be."""
+
+ACCURACY_ULPS = 4
+"""The error in float32 ULPs, at a tensor's scale, that is always allowed."""
+
+SAME_GRADIENT = 1e-9
+"""The largest relative difference of a parameter's gradient, in float64."""
+
+ZERO = 1e-12
+"""A gradient that is zero by mathematics: at most this, relative to the model's largest."""
+
+
+class Check(Struct, frozen=True):
+    """One thing that was compared, and what was found."""
+
+    level: str
+    name: str
+    passed: bool
+    detail: str
+
+
+class Match(Struct, frozen=True):
+    """A tensor of the folder beside the variable that it must be."""
+
+    tensor: str
+    variable: str  # "" where the mapping knows none
+    group: str
+    op: str  # what the mapping does to the variable
+    shape: tuple[int, ...]  # as PyTorch holds it
+    dtype: str  # of the tensor
+    cast: bool  # whether the variable has another dtype, so that the tensor must be its cast
+    same: bool  # bit for bit
+    nonfinite: int  # elements of the variable that are NaN or infinite
+
+
+class LeftBehind(Struct, frozen=True):
+    """A variable that no tensor comes from; without a reason, it is a fault."""
+
+    variable: str
+    reason: str
+
+
+class Output(Struct, frozen=True):
+    """One tensor of the forward pass, computed by both sides in both precisions.
+
+    Errors are the largest over all elements of all samples. `relative` is a difference divided by
+    `scale`, and an ULP the distance from `scale` to the next float32.
+    """
+
+    tensor: str
+    scale: float  # the largest magnitude, by TensorFlow in float64
+    float64_difference: float  # between the two sides
+    tensorflow_error: float  # float32 against TensorFlow's float64
+    pytorch_error: float  # the same reference
+    float32_bound: float  # what pytorch_error may be
+    nonfinite: int  # elements that are NaN or infinite on both sides, at the same places
+    same_function: bool  # what float64 says
+    as_accurate: bool  # what float32 says
+
+    @property
+    def relative(self) -> float:
+        """The difference in float64, relative to the tensor's scale."""
+        return relative(self.float64_difference, self.scale)
+
+    @property
+    def ratio(self) -> float:
+        """PyTorch's error in float32 in units of TensorFlow's."""
+        return relative(self.pytorch_error, self.tensorflow_error)
+
+    @property
+    def ulp(self) -> float:
+        """One float32 ULP at the tensor's scale."""
+        return ulp(self.scale)
+
+
+class Gradient(Struct, frozen=True):
+    """The loss's gradient for one parameter, in float64."""
+
+    tensor: str
+    variable: str
+    group: str
+    scale: float  # what the difference is relative to
+    difference: float  # the largest, between the two sides
+    zero_by_mathematics: bool  # so that both sides hold rounding only, and `scale` is another's
+    passed: bool
+
+    @property
+    def relative(self) -> float:
+        """The difference relative to `scale`."""
+        return relative(self.difference, self.scale)
+
+
+class Activation(Struct, frozen=True):
+    """Which function the folder's activation is, and what the other one would cost."""
+
+    matches: str
+    other: str
+    cost: float  # the largest difference of any output, in float64
+    where: str  # the output that has it
+
+
+class Cause(Struct, frozen=True):
+    """Why something differs, recognised by trying it."""
+
+    kind: str  # one of a few fixed words
+    tensors: tuple[str, ...]  # that show it, in the order of the forward pass
+    text: str
+
+
+class Verdict(Struct, frozen=True):
+    """The outcome of a proof."""
+
+    checkpoint: str
+    out: str
+    level: str  # the highest that was asked for
+    architecture: str
+    seed: int
+    samples: int
+    checks: list[Check]
+    matches: list[Match]
+    left_behind: list[LeftBehind]
+    outputs: list[Output]
+    gradients: list[Gradient]
+    activation: Activation | None
+    causes: list[Cause]
+    first_tensor: str  # the first tensor of the folder that differs; "" where none does
+    first_output: str  # the first output along the forward pass that differs
+    notes: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was compared agrees."""
+        return all(check.passed for check in self.checks)
+
+    def passed_at(self, level: str) -> bool:
+        """Whether a level was run, and everything agrees there."""
+        checks = self.at(level)
+        return bool(checks) and all(check.passed for check in checks)
+
+    def at(self, level: str) -> list[Check]:
+        """The checks of one level."""
+        return [check for check in self.checks if check.level == level]
+
+
+def relative(difference: float, scale: float) -> float:
+    """difference / scale; 0 where there is no difference, infinite where the scale alone is 0."""
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale else math.inf
+
+
+def ulp(scale: float) -> float:
+    """The distance from a magnitude to the next float32 (2^-23 of its power of two)."""
+    if not math.isfinite(scale):
+        return 0.0
+    exponent = math.frexp(scale)[1] - 1 if scale else -126
+    return math.ldexp(1.0, max(exponent, -126) - 23)

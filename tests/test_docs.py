@@ -1,0 +1,85 @@
+"""What docs/checkpoint-format.md shows as bytes is what TensorFlow reads, and we do."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from bertconvert import open_checkpoint
+from bertconvert.converter.checkpoint.dtypes import DTYPES
+from bertconvert.converter.checkpoint.slices import FULL, slice_key
+
+from .checkpoint import table_writer as write
+
+PAGE = (Path(__file__).parent.parent / "docs" / "checkpoint-format.md").read_text()
+LINE = re.compile(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", re.MULTILINE)
+
+
+def dumps() -> list[bytes]:
+    """The page's hexdumps, in order; of each, every line has the right offset."""
+    found = []
+    for block in re.findall(r"```hexdump\n(.*?)```", PAGE, re.DOTALL):
+        data = b""
+        for offset, content in LINE.findall(block):
+            assert int(offset, 16) == len(data), block
+            data += bytes.fromhex(content)
+        found.append(data)
+    return found
+
+
+INDEX, SHARD, STRINGS, KEY = dumps()
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    prefix = tmp_path / "P"
+    Path(f"{prefix}.index").write_bytes(INDEX)
+    write.shard_path(prefix).write_bytes(SHARD)
+    return prefix
+
+
+def test_the_example_is_read_as_the_page_says(example: Path) -> None:
+    read = {name: array.tolist() for name, array in open_checkpoint(example).items()}
+    assert read == {"a": [1, 2], "ab": 7}
+
+
+def test_the_example_is_read_by_tensorflow(example: Path) -> None:
+    """Whose format it is."""
+    tf = pytest.importorskip("tensorflow")
+    reader = tf.train.load_checkpoint(os.fspath(example))
+    assert reader.get_variable_to_shape_map() == {"a": [2], "ab": []}
+    assert reader.get_tensor("a").tolist() == [1, 2]
+    assert reader.get_tensor("ab") == 7
+
+
+def test_the_strings_are_stored_as_the_page_says(tmp_path: Path) -> None:
+    checksum = re.search(r"whose entry has `35 ((?:[0-9a-f]{2} ?){4})`", PAGE)
+    assert checksum is not None
+    crc = int.from_bytes(bytes.fromhex(checksum[1]), "little")
+    prefix = tmp_path / "P"
+    write.write_index(prefix, {"s": write.entry(write.STRING, (2,), len(STRINGS), crc=crc)})
+    write.shard_path(prefix).write_bytes(STRINGS)
+    assert open_checkpoint(prefix)["s"].tolist() == [b"", b"abc"]
+
+
+def test_the_key_of_a_slice_is_what_the_page_says() -> None:
+    assert slice_key(b"table", ((0, 2), (0, FULL))) == KEY
+
+
+def test_numbers_are_coded_as_the_page_says() -> None:
+    rows = re.findall(r"^\| (-?\d+) \| `([0-9a-f ]+)` \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 6
+    for number, content in rows:
+        assert (
+            slice_key(b"", ((int(number), 0),))
+            .removesuffix(b"\x80")
+            .endswith(bytes.fromhex(content))
+        )
+
+
+def test_the_page_names_every_dtype() -> None:
+    listed = re.findall(r"(?<![\w-])(\d+) ([a-z]+\d*(?:_\w+)?)\b", PAGE.split("### An example")[0])
+    assert {(int(number), name) for number, name in listed} >= {
+        (number, name) for number, (name, _) in DTYPES.items()
+    }
