@@ -1,5 +1,5 @@
 """`python -m bertconvert` is the command `bertconvert`."""
 
-from .cli import main
+from .cli import run
 
-main()
+run()

@@ -116,7 +116,7 @@ def test_it_installs_the_command(wheel: Path, names: list[str]) -> None:
     (name,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(name).decode()
-    assert text.split() == ["[console_scripts]", "bertconvert", "=", "bertconvert.cli:main"]
+    assert text.split() == ["[console_scripts]", "bertconvert", "=", "bertconvert.cli:run"]
 
 
 def test_it_converts_where_nothing_else_of_the_project_is(

@@ -45,6 +45,7 @@ class Bundle:
         self._located = located
         self.verify_checksums = verify_checksums
         self._shards: dict[int, File] = {}
+        self._copies: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self.index = located.index()
         try:
@@ -122,7 +123,9 @@ class Bundle:
         """
         with self._lock:
             if shard not in self._shards:
-                self._shards[shard] = self._located.shard(shard, self.num_shards)
+                # One look at the folder for all shards, of which there may be thousands.
+                self._copies = self._copies or self._located.copies()
+                self._shards[shard] = self._located.shard(shard, self.num_shards, self._copies)
             return self._shards[shard]
 
     def parts(self, name: str) -> "list[Part]":

@@ -62,14 +62,21 @@ class Located(Struct, frozen=True):
             )
         return [self.folder.open(name) for name in self.table_names]
 
-    def shard(self, shard: int, num_shards: int) -> File:
-        """One data file.
+    def copies(self) -> dict[str, list[str]]:
+        """The files of the folder by the names that they had before they were renamed."""
+        found: dict[str, list[str]] = {}
+        for name in self.folder.names():
+            found.setdefault(_unmarked(name), []).append(name)
+        return found
+
+    def shard(self, shard: int, num_shards: int, copies: dict[str, list[str]]) -> File:
+        """One data file, out of `copies()`.
 
         Raises:
             CheckpointError: it is not there, or it can't be told which of several copies it is.
         """
         wanted = f"{self.prefix}.data-{shard:05d}-of-{num_shards:05d}"
-        found = _copies(wanted, self.folder.names())
+        found = copies.get(wanted, [])
         same_mark = [name for name in found if _mark(name) == _mark(self.index_name)]
         if len(found) > 1:
             found = same_mark or [name for name in found if name == wanted] or found
@@ -158,11 +165,6 @@ def _unmarked(name: str) -> str:
 def _mark(name: str) -> str:
     found = _COPY_MARK.search(os.path.basename(name))
     return found[0] if found else ""
-
-
-def _copies(wanted: str, names: list[str]) -> list[str]:
-    """The files that are `wanted`, or a renamed copy of it."""
-    return [name for name in names if _unmarked(name) == wanted]
 
 
 def _candidates(folder: Folder) -> list[Located]:
