@@ -28,6 +28,8 @@ Buffer = memoryview | bytes
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _THREADS = 2  # one reads and transforms while the other writes; a third gains nothing
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
+# For a larger write the kernel looks for larger pages, which takes it up to four times as long.
+_WRITE_BYTES = 1 << 17
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
 
@@ -204,7 +206,7 @@ def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:
 def _write(fd: int, data: Buffer, place: int) -> None:
     view = memoryview(data)
     while view:
-        count = os.pwrite(fd, view, place)
+        count = os.pwrite(fd, view[:_WRITE_BYTES], place)
         place += count
         view = view[count:]
 
