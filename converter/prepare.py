@@ -71,19 +71,19 @@ def prepare(
     """
     checkpoint = open_checkpoint(path, progress=progress)
     notes = [checkpoint.note] if checkpoint.note else []
-    sources = [_source("index", checkpoint.index)]
+    sources = [source_file("index", checkpoint.index)]
 
     config: dict[str, object] | None = None
     file = given_or_beside(options.config, checkpoint, "bert_config.json", r".*config.*\.json")
     if file is not None:
         config = read_config(file)
-        sources.append(_source("config", file))
+        sources.append(source_file("config", file))
 
     vocabulary = do_lower_case = None
     file = given_or_beside(options.vocab, checkpoint, "vocab.txt", r".*vocab.*\.txt")
     if file is not None:
         vocabulary = read_vocabulary(text_of(file), file.name)
-        sources.append(_source("vocabulary", file))
+        sources.append(source_file("vocabulary", file))
         casing = infer_casing(vocabulary, os.path.abspath(checkpoint.name))
         do_lower_case = casing.do_lower_case
         if options.lower_case is None:
@@ -147,7 +147,8 @@ def read_config(file: File) -> dict[str, object]:
         raise PlanError(f"{file.name} is no bert_config.json: {error}") from error
 
 
-def _source(role: str, file: File) -> SourceFile:
+def source_file(role: str, file: File) -> SourceFile:
+    """What provenance says of a file that is read: name, size, and the sha256 of a small one."""
     small = file.size <= _LARGEST_TEXT  # what lists the variables of a V1 file holds the data, too
     digest = hashlib.sha256(file.read(0, file.size)).hexdigest() if small else ""
     return SourceFile(role, base_name(file), file.size, digest)

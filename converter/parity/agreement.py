@@ -1,12 +1,12 @@
 """Level weights, beside the tensors: config, tokenizer and provenance agree with the checkpoint."""
 
-import hashlib
 import os
 
 import msgspec
 from msgspec import Struct
 
 from ..mapping import SizeRule
+from ..prepare import source_file
 from .folder import ModelFolder
 from .subject import Subject, find
 from .verdict import Check, Match
@@ -243,7 +243,7 @@ def _sources(subject: Subject) -> list[str]:
     wrong = []
     for source in said.sources:
         if source.role == "index" and source.sha256:
-            sha256 = hashlib.sha256(index.read(0, index.size)).hexdigest()
+            sha256 = source_file("index", index).sha256
             if sha256 != source.sha256:
                 wrong.append(
                     f"OUT was made from another checkpoint: its index had the sha256"
