@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .converter.checkpoint import Checkpoint, Variable, open_checkpoint
     from .converter.errors import (
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from .converter.parity import Verdict, verify
     from .converter.plan import Choices, Plan
     from .converter.prepare import Options, prepare
-
-__version__ = "0.1.0"
 
 # Where each public name lives. It is imported when it is first used: numpy alone takes longer than
 # all that `bertconvert --help` does.
@@ -56,6 +56,7 @@ __all__ = [
     "PlanError",
     "Variable",
     "Verdict",
+    "__version__",
     "convert",
     "open_checkpoint",
     "prepare",

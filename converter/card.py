@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from .. import __version__
+from .._version import __version__
 from .prepare import Prepared
 from .release import Release, recognise
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from .. import __version__
+from .._version import __version__
 from .card import model_card
 from .checkpoint import Checkpoint, Progress
 from .prepare import DEFAULTS, Options, Prepared, SourceFile, base_name, prepare

@@ -1,14 +1,16 @@
 """Where a checkpoint's bytes lie: in a folder, or inside an archive that is never unpacked there.
 
-A `File` is a range of an open descriptor, so a stored member of a zip, or of a tar, is read where
-it is. What is compressed goes, when it is first needed, to a nameless temporary file.
+A `File` is a range of what bytes are read from, so a stored member of a zip, or of a tar, is read
+where it is, and so is an archive in an archive. What is compressed goes, when it is first needed,
+to a nameless temporary file.
 """
 
 import errno
+import io
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ..errors import CheckpointError
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import gzip
     import tarfile
     import zipfile
+
+    from _typeshed import WriteableBuffer
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes that are done, and how many there are (0: unknown)."""
@@ -31,23 +35,43 @@ UNPACKED_ALWAYS, UNPACKED_GROWTH = 1 << 30, 64
 _TAR_HEADER_BYTES, _TAR_FILES, _TAR_ATTRIBUTES = 1 << 17, 100_000, 100
 
 
+class Medium(Protocol):
+    """What bytes are read from, by any number of `File`s and threads."""
+
+    def read_into(self, position: int, buffer: memoryview) -> int:
+        """Fill as much of `buffer` as there is in one go; 0 bytes are read at the end alone.
+
+        Raises:
+            OSError: they can't be read.
+        """
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None) -> None:
+        """Make (start, end) at hand, where that is better done all at once."""
+
+
 class Descriptor:
     """An open file descriptor, closed with the last `File` that reads from it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
+    def read_into(self, position: int, buffer: memoryview) -> int:
+        return os.preadv(self.fd, [buffer], position)
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None) -> None:
+        pass  # a disk's bytes are at hand
+
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self.fd)  # bound early: at the interpreter's exit `os` may be gone
 
 
 class File:
-    """`size` bytes of a descriptor, from byte `start`, under the name that a person knows."""
+    """`size` bytes of a medium, from byte `start`, under the name that a person knows."""
 
-    def __init__(self, name: str, descriptor: Descriptor, start: int, size: int) -> None:
+    def __init__(self, name: str, medium: Medium, start: int, size: int) -> None:
         self.name = name
         self.size = size
-        self._descriptor = descriptor
+        self._medium = medium
         self._start = start
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -60,9 +84,11 @@ class File:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self._descriptor.fd, [buffer[done:]], self._start + offset + done)
+                count = self._medium.read_into(self._start + offset + done, buffer[done:])
             except OSError as error:
-                raise CheckpointError(f"{self.name} can't be read: {error.strerror}") from error
+                raise CheckpointError(
+                    f"{self.name} can't be read: {error.strerror or error}"
+                ) from error
             if count == 0:
                 raise CheckpointError(f"{self.name} became shorter while it was read")
             done += count
@@ -78,6 +104,28 @@ class File:
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def part(self, name: str, offset: int, size: int) -> "File":
+        """A file that lies within this one, from byte `offset`."""
+        return File(name, self._medium, self._start + offset, size)
+
+    def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None = None) -> None:
+        """Say which bytes, each (start, end), will be read: from afar they come all at once.
+
+        Raises:
+            CheckpointError: they can't be had.
+        """
+        try:
+            moved = [(self._start + start, self._start + end) for start, end in ranges]
+            self._medium.fetch(moved, progress)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.name} can't be read: {error.strerror or error}"
+            ) from error
+
+    def stream(self) -> IO[bytes]:
+        """It as other libraries read a file."""
+        return io.BufferedReader(_Raw(self), 1 << 16)
+
     def check(self, offset: int, size: int) -> None:
         """Make sure that there are `size` bytes at `offset`.
 
@@ -89,6 +137,34 @@ class File:
                 f"{self.name} is cut off: bytes {offset:,} to {offset + size:,} are wanted, and it"
                 f" has {self.size:,}. Download or copy it again."
             )
+
+
+class _Raw(io.RawIOBase):
+    """A file with a position."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise ValueError(f"a negative position, {start + offset:,}")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        view = view[: max(self._file.size - self._at, 0)]
+        self._file.read_into(self._at, view)
+        self._at += len(view)
+        return len(view)
 
 
 class Folder(Protocol):
@@ -148,6 +224,22 @@ class Directory:
         return open_file(os.path.join(self.path, name), os.path.join(self.path, name))
 
 
+class Subfolder:
+    """A folder within a folder, such as one in an archive."""
+
+    def __init__(self, folder: Folder, base: str) -> None:
+        self.path = os.path.join(folder.path, base)
+        self._folder = folder
+        self._base = f"{base}/"
+
+    def names(self) -> list[str]:
+        inside = (name for name in self._folder.names() if name.startswith(self._base))
+        return [name.removeprefix(self._base) for name in inside]
+
+    def open(self, name: str) -> File:
+        return self._folder.open(self._base + name)
+
+
 def _is_file(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_file()
@@ -155,35 +247,34 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def archive(path: str, progress: Progress | None = None) -> Folder | None:
+def archive(file: File, progress: Progress | None = None) -> Folder | None:
     """The inside of a zip, tar or gzipped tar, told by its first bytes; None for any other file.
 
     Raises:
-        CheckpointError: the file can't be opened, or the archive is damaged.
+        CheckpointError: the archive is damaged.
     """
-    file = open_file(path, path)
     head = file.read(0, min(file.size, 512))
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return _Zip(path, progress)
+        return _Zip(file, progress)
     if head.startswith(b"\x1f\x8b"):
-        return _Tar(path, _gunzip(path, progress))
+        return _Tar(_gunzip(file, progress))
     if head[257:262] == b"ustar":
-        return _Tar(path, open(path, "rb"))
+        return _Tar(file)
     return None
 
 
 class _Zip:
-    def __init__(self, path: str, progress: Progress | None) -> None:
+    def __init__(self, file: File, progress: Progress | None) -> None:
         import zipfile
 
-        self.path = path
+        self.path = file.name
         self._progress = progress
-        self._file = open_file(path, path)
+        self._file = file
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file.stream())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise CheckpointError(
-                f"{path} is a damaged zip ({error}). Download it again."
+                f"{self.path} is a damaged zip ({error}). Download it again."
             ) from error
         self._members = {
             _trim(info.filename): info
@@ -203,8 +294,14 @@ class _Zip:
         shown = f"{self.path}/{name}"
         try:
             if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
-                return self._stored(info, shown)
+                start = self._start_of(info, shown)
+                if start + info.file_size > self._file.size:
+                    raise CheckpointError(f"{shown} is damaged. Download {self.path} again.")
+                return self._file.part(shown, start, info.file_size)
             if name not in self._inflated:
+                start = self._start_of(info, shown)
+                end = min(start + info.compress_size, self._file.size)
+                self._file.fetch([(start, end)], self._progress)
                 with self._zip.open(info) as member:
                     spool = _spool(member, shown, info.file_size, self._room, self._progress)
                 with spool:
@@ -222,26 +319,25 @@ class _Zip:
         except Exception as error:  # every decompressor has errors of its own
             raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
 
-    def _stored(self, info: "zipfile.ZipInfo", shown: str) -> File:
+    def _start_of(self, info: "zipfile.ZipInfo", shown: str) -> int:
+        """Where the bytes of a member begin."""
         # The local header repeats the name, with an extra field of its own length (APPNOTE 4.3.7).
         header = self._file.read(info.header_offset, 30)
         signature, *_, name_bytes, extra_bytes = struct.unpack("<4s5H3L2H", header)
-        start = info.header_offset + 30 + name_bytes + extra_bytes
-        if signature != b"PK\x03\x04" or start + info.file_size > self._file.size:
+        if signature != b"PK\x03\x04":
             raise CheckpointError(f"{shown} is damaged. Download {self.path} again.")
-        return File(shown, self._file._descriptor, start, info.file_size)
+        return info.header_offset + 30 + int(name_bytes) + int(extra_bytes)
 
 
 class _Tar:
-    def __init__(self, path: str, tar: IO[bytes]) -> None:
+    def __init__(self, file: File) -> None:
         import tarfile
 
-        self.path = path
-        tar.seek(0)  # one that was unpacked stands at its end
-        self._descriptor = Descriptor(os.dup(tar.fileno()))
+        self.path = file.name
+        self._file = file
         try:
-            headers: Any = _Headers(tar)
-            with tar, tarfile.open(fileobj=headers, mode="r:") as contents:
+            headers: Any = _Headers(file.stream())
+            with tarfile.open(fileobj=headers, mode="r:") as contents:
                 self._members = {
                     _trim(member.name): (member.offset_data, member.size)
                     for member in _ascending(contents)
@@ -258,9 +354,8 @@ class _Tar:
         ) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
-                f"{path} is a damaged tar ({reason}). Download it again."
+                f"{self.path} is a damaged tar ({reason}). Download it again."
             ) from error
-        self._size = os.fstat(self._descriptor.fd).st_size
 
     def names(self) -> list[str]:
         return sorted(name for name in self._members if _is_inside(name))
@@ -268,9 +363,9 @@ class _Tar:
     def open(self, name: str) -> File:
         start, size = self._members[name]
         shown = f"{self.path}/{name}"
-        if start + size > self._size:
+        if start + size > self._file.size:
             raise CheckpointError(f"{shown} is cut off. Download {self.path} again.")
-        return File(shown, self._descriptor, start, size)
+        return self._file.part(shown, start, size)
 
 
 class _Headers:
@@ -314,16 +409,19 @@ def _trim(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")  # some tools for Windows write backslashes
 
 
-def _gunzip(path: str, progress: Progress | None) -> IO[bytes]:
+def _gunzip(file: File, progress: Progress | None) -> File:
     import gzip
     import zlib
 
+    file.fetch([(0, file.size)], progress)
     try:
-        with open(path, "rb") as file, gzip.GzipFile(fileobj=file) as packed:
-            most = _may_unpack_to(os.fstat(file.fileno()).st_size)
-            return _spool(packed, path, 0, most, progress)
+        with gzip.GzipFile(fileobj=file.stream()) as packed:
+            spool = _spool(packed, file.name, 0, _may_unpack_to(file.size), progress)
     except (OSError, zlib.error, EOFError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
+        raise CheckpointError(f"{file.name} is damaged ({error}). Download it again.") from error
+    with spool:
+        descriptor = Descriptor(os.dup(spool.fileno()))
+    return File(file.name, descriptor, 0, os.fstat(descriptor.fd).st_size)
 
 
 def _may_unpack_to(size: int) -> int:

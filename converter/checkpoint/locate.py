@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import CheckpointError
-from .files import Directory, File, Folder, Progress, archive
+from .files import Directory, File, Folder, Progress, Subfolder, archive, open_file
 from .sstable import is_table
 
 INDEX = ".index"
@@ -23,6 +23,7 @@ _NO_TABLE = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".zip", ".gz", ".tfe
 # What browsers, Windows and macOS add to the name of a second copy.
 _COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SHOWN = 12
 
 
@@ -119,7 +120,7 @@ def locate(path: str, progress: Progress | None = None) -> Located:
         return _choose(Directory(path))
     parent, name = os.path.split(path)
     if not os.path.isdir(parent or "."):
-        raise CheckpointError(f"{path}: there is no folder {parent}")
+        return _inside(path, progress)
     folder = Directory(parent or ".")
     if not os.path.exists(path) or _is_of_a_set(name):
         return _named(folder, name)
@@ -132,12 +133,44 @@ def locate(path: str, progress: Progress | None = None) -> Located:
         raise CheckpointError(f"{path} looks like a download that is not finished.")
     if other := _other_format(name):  # some of which are zips
         raise CheckpointError(f"{path}{other}. {_LOOKED_FOR}")
-    inside = archive(path, progress)
+    inside = archive(open_file(path, path), progress)
     if inside is not None:
         return _choose(inside)
     if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
         return _choose(folder)
     raise CheckpointError(f"{path} is no checkpoint. {_LOOKED_FOR}")
+
+
+def _inside(path: str, progress: Progress | None) -> Located:
+    """The checkpoint that a path means which goes on inside an archive: `all.zip/tiny.zip`."""
+    outer, rest = os.path.split(path)
+    while outer not in ("", "/") and not os.path.lexists(outer):
+        outer, part = os.path.split(outer)
+        rest = os.path.join(part, rest)
+    inside = archive(open_file(outer, outer), progress) if os.path.isfile(outer) else None
+    if inside is None:
+        raise CheckpointError(f"{path}: there is no folder {os.path.dirname(path)}")
+    return locate_in(inside, rest.strip("/"), progress)
+
+
+def locate_in(folder: Folder, rest: str, progress: Progress | None = None) -> Located:
+    """Find the checkpoint that the path `rest` means within a folder or an archive.
+
+    Raises:
+        CheckpointError: as `locate`.
+    """
+    names = folder.names()
+    if not rest:
+        return _choose(folder)
+    if any(name.startswith(f"{rest}/") for name in names):
+        return _choose(Subfolder(folder, rest))
+    for name in names:
+        if rest == name or rest.startswith(f"{name}/"):
+            inside = None if _is_of_a_set(name) else archive(folder.open(name), progress)
+            if inside is not None:
+                return locate_in(inside, rest[len(name) + 1 :], progress)
+    base, _, name = rest.rpartition("/")
+    return _named(Subfolder(folder, base) if base else folder, name)
 
 
 _LOOKED_FOR = (
@@ -281,7 +314,11 @@ def _what_lies_there(folder: Folder, base: str) -> str:
         return "The folder is empty."
     shown = ", ".join(_shorten([os.path.basename(name) for name in names]))
     hints = {_other_format(name) for name in names} - {""}
-    return f"What lies there: {shown}.{''.join(' One' + hint + '.' for hint in sorted(hints))}"
+    text = f"What lies there: {shown}.{''.join(' One' + hint + '.' for hint in sorted(hints))}"
+    if archives := [name for name in names if name.endswith(ARCHIVES)]:
+        text += f" To look into an archive, give {os.path.join(folder.path, archives[0])}"
+        text += "; `bertconvert batch` takes all of them." if len(archives) > 1 else "."
+    return text
 
 
 def _shorten(names: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ... import __version__
+from ..._version import __version__
 from ..errors import ParityError
 from ..fold import fold
 from .verdict import (

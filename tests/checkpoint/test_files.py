@@ -716,7 +716,7 @@ class TestOpenFile:
     def test_closes_the_file_with_its_last_reader(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"0")
         file = open_file(str(tmp_path / "f"), "f")
-        fd = file._descriptor.fd
+        fd = file._medium.fd
         os.fstat(fd)
         del file
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -729,4 +729,4 @@ def test_a_file_that_is_no_archive_is_none(tmp_path: Path) -> None:
 
     for content in kinds():
         (tmp_path / "f").write_bytes(content)
-        assert archive(str(tmp_path / "f")) is None
+        assert archive(open_file(str(tmp_path / "f"), "f")) is None

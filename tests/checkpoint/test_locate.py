@@ -1,7 +1,11 @@
 import os
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -552,3 +556,63 @@ class TestWhatIsNoCheckpoint:
     @given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20))
     def test_any_name_at_all(self, name: str) -> None:
         assert refusal(f"/nowhere/at/all/{name}")
+
+
+class TestInsideAnArchive:
+    """`all.zip/tiny.zip/bert_model.ckpt`: a path goes on where an archive is in the way."""
+
+    @staticmethod
+    def outer(tmp_path: Path, fixtures: Path, form: str) -> str:
+        inner = shutil.make_archive(str(tmp_path / "tiny"), "zip", fixtures / "pretraining")
+        path = tmp_path / f"all{form}"
+        if form == ".zip":
+            with zipfile.ZipFile(path, "w") as stored:
+                stored.write(inner, "models/tiny.zip")
+        elif form == "-deflated.zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as deflated:
+                deflated.write(inner, "models/tiny.zip")
+        else:
+            with tarfile.open(path, "w:gz" if form == ".tar.gz" else "w") as tar:
+                tar.add(inner, "models/tiny.zip")
+        return str(path)
+
+    @pytest.mark.parametrize("form", [".zip", "-deflated.zip", ".tar", ".tar.gz"])
+    @pytest.mark.parametrize("rest", ["", "/", "/bert_model.ckpt", "/bert_model.ckpt.index"])
+    def test_an_archive_in_an_archive(
+        self, tmp_path: Path, fixtures: Path, form: str, rest: str
+    ) -> None:
+        outer = self.outer(tmp_path, fixtures, form)
+        found = open_checkpoint(f"{outer}/models/tiny.zip{rest}")
+        expected = open_checkpoint(fixtures / "pretraining")
+        assert found.name == f"{outer}/models/tiny.zip/bert_model.ckpt"
+        assert found.variables == expected.variables
+        for name in expected:
+            assert np.array_equal(found[name], expected[name])
+
+    def test_a_folder_in_an_archive(self, tmp_path: Path, fixtures: Path) -> None:
+        for name in ("classifier", "squad"):
+            shutil.copytree(fixtures / name, tmp_path / "in" / name)
+        outer = shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "in")
+        with pytest.raises(CheckpointError, match="holds 2 checkpoints"):
+            open_checkpoint(outer)
+        found = open_checkpoint(f"{outer}/squad")
+        assert found.variables == open_checkpoint(fixtures / "squad").variables
+        assert found.companion("vocab.txt", "") is not None
+
+    @pytest.mark.parametrize("rest", ["nope", "models/nope", "models/tiny.zip/nope", "nope/nope"])
+    def test_says_what_lies_there_instead(self, tmp_path: Path, fixtures: Path, rest: str) -> None:
+        outer = self.outer(tmp_path, fixtures, ".zip")
+        with pytest.raises(CheckpointError, match=rf"all\.zip/{rest}: no such checkpoint"):
+            open_checkpoint(f"{outer}/{rest}")
+
+    def test_an_archive_of_archives_alone_says_how_to_look_into_it(
+        self, tmp_path: Path, fixtures: Path
+    ) -> None:
+        outer = self.outer(tmp_path, fixtures, ".zip")
+        with pytest.raises(CheckpointError, match=r"give .*all\.zip/models/tiny\.zip\.$"):
+            open_checkpoint(outer)
+
+    def test_a_path_below_a_file_that_is_no_archive(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("no archive")
+        with pytest.raises(CheckpointError, match="there is no folder"):
+            open_checkpoint(tmp_path / "notes.txt" / "bert_model.ckpt")
