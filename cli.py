@@ -2,25 +2,29 @@
 
 import gc
 import os
-import re
-import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ._version import __version__
+from .terminal import (
+    Progress,
+    coloured,
+    counted,
+    printable,
+    say,
+    say_pairs,
+    say_table,
+    shape_text,
+    size_text,
+)
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
     from .converter.prepare import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,7 +44,7 @@ class _Commands(click.Group):
         except BertconvertError as error:
             if "debug" in ctx.meta:
                 raise
-            raise click.ClickException(_printable(str(error))) from error
+            raise click.ClickException(printable(str(error))) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -192,26 +196,26 @@ def tf2pt(ckpt: str, out: str, proved: bool, quiet: bool, as_json: bool, **optio
         from .converter.parity import prover
 
         prove = prover(ckpt, chosen)
-    with _Progress(quiet) as progress:
+    with Progress(quiet) as progress:
         conversion = convert(ckpt, out, chosen, progress, prove)
     if as_json:
         _print_json(conversion)
     if quiet or as_json:
         return
     sizes = " ".join(f"{symbol}={size:,}" for symbol, size in conversion.sizes.items())
-    _say(f"{ckpt} -> {out}")
-    _say(f"  {conversion.architecture} ({sizes})")
-    _say(
+    say(f"{ckpt} -> {out}")
+    say(f"  {conversion.architecture} ({sizes})")
+    say(
         f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
-        f" {_bytes(conversion.nbytes)} as {conversion.dtype}"
+        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
     )
-    _say(f"  activation: {conversion.activation}")
+    say(f"  activation: {conversion.activation}")
     for reason, count in conversion.dropped.items():
-        _say(f"  left behind: {_count(count, 'variable')} ({reason})")
+        say(f"  left behind: {counted(count, 'variable')} ({reason})")
     for note in conversion.notes:
-        _say(f"  note: {note}")
+        say(f"  note: {note}")
     if conversion.proof:
-        _say(f"  {conversion.proof}")
+        say(f"  {conversion.proof}")
 
 
 @cli.command()
@@ -261,10 +265,10 @@ def verify(
         raise click.UsageError(f"--html needs {_missing(missing)}")
     chosen = level or highest_level()
     runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
-    _say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
+    say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
     if missing := missing_extras("gradients"):
-        _say(f"  outputs and gradients need {_missing(missing)}")
-    with _Progress(False) as progress:
+        say(f"  outputs and gradients need {_missing(missing)}")
+    with Progress(False) as progress:
         verdict = prove(
             ckpt,
             out,
@@ -276,7 +280,7 @@ def verify(
             progress=progress,
         )
     for line in report.lines(verdict):
-        click.echo(_coloured(_printable(line)), err=True)
+        click.echo(coloured(printable(line)), err=True)
     forms = ((json_file, report.to_json), (junit, report.to_junit), (html, report.to_html))
     for path, form in forms:
         if path is not None:
@@ -293,19 +297,6 @@ def _missing(packages: Sequence[str]) -> str:
     return f"{', '.join(packages)}, which {found}: `pip install bertconvert[verify]`"
 
 
-_WORDS = {"ok": "green", "PASS": "green", "same": "green"}
-
-
-def _coloured(line: str) -> str:
-    """A line of a report with its word of success or failure in colour, on a terminal."""
-    words = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
-    found = words.match(line)
-    if found is None:
-        return line
-    word = click.style(found[1], fg=_WORDS.get(found[1], "red"), bold=True)
-    return f"{line[: found.start(1)]}{word}{line[found.end(1) :]}"
-
-
 @cli.command()
 @click.argument("ckpt")
 @_output_options
@@ -314,7 +305,7 @@ def inspect(ckpt: str, as_json: bool) -> None:
     from .converter.checkpoint import open_checkpoint
     from .converter.fold import fold
 
-    with _Progress(as_json) as progress:
+    with Progress(as_json) as progress:
         checkpoint = open_checkpoint(ckpt, progress=progress)
     variables = list(checkpoint.variables.values())
     total = {
@@ -336,21 +327,21 @@ def inspect(ckpt: str, as_json: bool) -> None:
             }
         )
         return
-    rows = fold([((v.name,), (v.tf_dtype, _shape(v.shape), v.nbytes)) for v in variables])
-    _table(
+    rows = fold([((v.name,), (v.tf_dtype, shape_text(v.shape), v.nbytes)) for v in variables])
+    say_table(
         ["variable", "dtype", "shape", "bytes"],
         [
             [name, dtype, shape, f"{count} x {nbytes:,}" if count > 1 else f"{nbytes:,}"]
             for (name,), (dtype, shape, nbytes), count in rows
         ],
     )
-    _say(
+    say(
         f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
-        f"{_count(total['variables'], 'variable')}, {_count(total['elements'], 'element')},"
-        f" {_bytes(total['nbytes'])}"
+        f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
+        f" {size_text(total['nbytes'])}"
     )
     if checkpoint.note:
-        _say(f"note: {checkpoint.note}")
+        say(f"note: {checkpoint.note}")
 
 
 @cli.command()
@@ -362,7 +353,7 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
     from .converter.fold import fold
     from .converter.prepare import prepare
 
-    with _Progress(as_json) as progress:
+    with Progress(as_json) as progress:
         prepared = prepare(ckpt, _options(**options), progress)
     plan = prepared.plan
     if as_json:
@@ -370,9 +361,9 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
         return
     for group in plan.groups:
         entries = [entry for entry in plan.entries if entry.group == group]
-        _say(f"{group}: {_count(len(entries), 'variable')}")
-        shapes = (_shape(prepared.checkpoint.variables[e.variable].shape) for e in entries)
-        _pairs(
+        say(f"{group}: {counted(len(entries), 'variable')}")
+        shapes = (shape_text(prepared.checkpoint.variables[e.variable].shape) for e in entries)
+        say_pairs(
             fold(
                 ((e.variable, e.tensor), (shape, e.op))
                 for e, shape in zip(entries, shapes, strict=True)
@@ -380,19 +371,19 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
         )
     for reason in dict.fromkeys(drop.reason for drop in plan.dropped):
         names = [drop.variable for drop in plan.dropped if drop.reason == reason]
-        _say(f"left behind, {reason}: {_count(len(names), 'variable')}")
+        say(f"left behind, {reason}: {counted(len(names), 'variable')}")
         for (name,), _, _ in fold(((name,), None) for name in names):
-            _say(f"  {name}")
+            say(f"  {name}")
     sizes = " ".join(f"{symbol}={size:,}" for symbol, size in plan.sizes.items())
-    _say(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
-    _say(
-        f"{_count(len(plan.entries), 'variable')} mapped,"
-        f" {_count(len(plan.dropped), 'variable')} left behind"
+    say(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
+    say(
+        f"{counted(len(plan.entries), 'variable')} mapped,"
+        f" {counted(len(plan.dropped), 'variable')} left behind"
     )
     for tie in plan.ties:
-        _say(f"{tie.pt} is tied to {tie.to}")
+        say(f"{tie.pt} is tied to {tie.to}")
     for note in prepared.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
 
 
 @cli.command()
@@ -405,12 +396,14 @@ def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
     from .converter.mapping import builtin_mappings, load_mapping
 
     known = {path.stem: path for path in builtin_mappings()}
+    if name is None and sizes:
+        raise click.UsageError("--size is for a mapping that is named, such as `mappings bert`")
     if name is None:
         loaded = {stem: load_mapping(path) for stem, path in known.items()}
         if as_json:
             _print_json({stem: mapping.about for stem, mapping in loaded.items()})
             return
-        _table(["mapping", "of"], [[stem, mapping.about] for stem, mapping in loaded.items()])
+        say_table(["mapping", "of"], [[stem, mapping.about] for stem, mapping in loaded.items()])
         return
     mapping = load_mapping(known.get(name, Path(name)))
     given = dict(_size(text, mapping.sizes) for text in sizes)
@@ -422,25 +415,25 @@ def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
         _print_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
         return
     for group in mapping.group:
-        _say(f"{group.name}{', required' if group.required else ''}")
-        _pairs(
+        say(f"{group.name}{', required' if group.required else ''}")
+        say_pairs(
             fold(
                 (
                     (pair.names[0], pair.tensor),
-                    (_shape([given.get(str(size), size) for size in pair.shape]), pair.op),
+                    (shape_text([given.get(str(size), size) for size in pair.shape]), pair.op),
                 )
                 for pair in pairs
                 if pair.group == group.name
             )
         )
     for architecture in mapping.architecture:
-        _say(
+        say(
             f"--head {architecture.head}: {architecture.name}:"
             f" {', '.join([*architecture.groups, *(f'[{g}]' for g in architecture.optional)])}"
         )
     loops = mapping.loop_sizes() - set(given)
     if loops:
-        _say(f"Expanded for {', '.join(f'{symbol}=2' for symbol in sorted(loops))}; see --size.")
+        say(f"Expanded for {', '.join(f'{symbol}=2' for symbol in sorted(loops))}; see --size.")
 
 
 def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
@@ -452,114 +445,7 @@ def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
     return symbol, int(number)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _shape(shape: Sequence[object]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _bytes(count: int) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:,} bytes" if unit == "bytes" else f"{count:,.1f} {unit}"
-
-
-def _say(text: str) -> None:
-    click.echo(_printable(text), err=True)
-
-
-def _printable(text: str) -> str:
-    """A text that does nothing to a terminal but appear: names in a file can hold anything."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
-    )
-
-
 def _print_json(value: object) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
-
-
-def _pairs(rows: Iterable[tuple[tuple[str, ...], tuple[str, str], int]]) -> None:
-    """Variables with their shapes, and below each the tensor that it becomes."""
-    for (variable, tensor), (shape, op), _ in rows:
-        _say(f"  {variable}  {shape}")
-        _say(f"    -> {tensor}{'' if op == 'identity' else f' ({op}d)'}")
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns side by side; where the first is too long for the terminal, on a line of its own."""
-    lines = [columns, *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
-    if sys.stderr.isatty():
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(room, 20))
-    for number, line in enumerate(lines):
-        first = line[0]
-        if len(first) > widths[0]:
-            _say(first)
-            first = ""
-        rest = (cell.ljust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        _say("  ".join([first.ljust(widths[0]), *rest]).rstrip())
-        if number == 0:
-            _say("  ".join("-" * width for width in widths))
-
-
-class _Progress:
-    """Shows how far a conversion is, once it lasts over a second."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._begin = time.monotonic()
-        self._said = self._begin
-        self._bar: Bar | None = None
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._quiet or now - self._begin < 1:
-            return
-        if not sys.stderr.isatty():
-            if now - self._said >= 5:
-                self._said = now
-                part = f" of {_bytes(total)}" if total else ""
-                _say(f"{what}: {_bytes(done)}{part}")
-            return
-        if self._bar is None or self._task is None:
-            self._start()
-        assert self._bar is not None and self._task is not None
-        self._bar.update(self._task, description=what, completed=done, total=total or None)
-
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task("")
-        self._bar.start()

@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bertconvert
-from bertconvert import cli as command_line
 from bertconvert.cli import cli
 from bertconvert.converter import model_folder
 from bertconvert.converter.errors import BertconvertError
+from bertconvert.terminal import Progress, size_text
 
 COMMANDS = ["tf2pt", "verify", "inspect", "explain", "mappings"]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
@@ -126,6 +126,7 @@ class TestAWrongCall:
             ("mappings", "bert", "--size", "L=-1"),
             ("mappings", "bert", "--size", "L=1000000"),
             ("mappings", "bert", "--size", "X=2"),
+            ("mappings", "--size", "L=2"),
             ("mappings", "bert", "bert"),
         ],
     )
@@ -480,13 +481,13 @@ class TestProgress:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [0.0]
-        monkeypatch.setattr(command_line.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr("bertconvert.terminal.time.monotonic", lambda: now[0])
         return now
 
     def test_in_a_pipe_is_a_line_every_five_seconds(
         self, clock: list[float], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with command_line._Progress(quiet=False) as progress:
+        with Progress(quiet=False) as progress:
             for second in range(13):
                 clock[0] = second
                 progress("converting", second * 1_000_000, 12_000_000)
@@ -503,7 +504,7 @@ class TestProgress:
     ) -> None:
         for quiet, seconds in ((True, 100.0), (False, 0.9)):
             clock[0] = 0.0
-            with command_line._Progress(quiet) as progress:
+            with Progress(quiet) as progress:
                 clock[0] = seconds
                 progress("converting", 1, 2)
         assert capsys.readouterr().err == ""
@@ -632,7 +633,14 @@ class TestAStop:
 
 @pytest.mark.parametrize(
     ("count", "shown"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_340_000_000_000, "1,340.0 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_950, "1.0 MB"),
+        (1_340_000_000_000, "1,340.0 GB"),
+    ],
 )
 def test_bytes_are_shown_in_units_of_a_thousand(count: int, shown: str) -> None:
-    assert command_line._bytes(count) == shown
+    assert size_text(count) == shown
