@@ -3,7 +3,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 1800
 
-.PHONY: demo test test-slow fuzz lint fixtures peer clean
+BENCH_OPTIONS ?= --family
+
+.PHONY: demo test test-slow fuzz lint fixtures peer bench clean
 
 demo: $(VENV)/core  ## converts a small checkpoint and shows what came out
 	rm -rf demo
@@ -50,10 +52,23 @@ $(VENV)-peer/ready:
 	$(VENV)-peer/bin/pip install --quiet transformers==4.57.6 torch==2.13.0 tensorflow-cpu==2.21.0 tf-keras==2.21.0
 	touch $@
 
+bench: $(VENV)-bench/ready $(VENV)-peer/ready  ## beside transformers 4 and cp, into benchmarks/results.md
+	$(VENV)-bench/bin/pip install --quiet --force-reinstall --no-deps .
+	$(VENV)-peer/bin/python benchmarks/make_checkpoints.py bench large base-adam --family
+	$(VENV)-bench/bin/python benchmarks/convert.py bench \
+	  --peer-python $(VENV)-peer/bin/python --json bench/figures.json $(BENCH_OPTIONS)
+	$(VENV)-bench/bin/python benchmarks/report.py bench/figures.json
+
+# Installed as users do: what -e installs is slower to start.
+$(VENV)-bench/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet -c constraints.txt . matplotlib
+	touch $@
+
 # mypy needs the package under its name, whatever the checkout is called.
 .typecheck/bertconvert:
 	mkdir -p .typecheck
 	ln -sfn .. $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-peer .typecheck demo build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-peer $(VENV)-bench bench .typecheck demo build dist *.egg-info

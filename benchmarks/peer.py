@@ -1,9 +1,11 @@
 """The conversion as it was done before: transformers 4.57.6, the last 4.x, with TensorFlow.
 
     python benchmarks/peer.py CHECKPOINT_FOLDER OUT
+    python benchmarks/peer.py CHECKPOINT_FOLDER CHECKPOINT_FOLDER... OUT
 
-Needs `transformers==4.57.6`, `torch` and `tensorflow`. It takes the steps of transformers' own
-script, convert_bert_original_tf_checkpoint_to_pytorch.py, and saves safetensors and the tokenizer.
+Several checkpoints become OUT/NAME each, in one process, which imports only once. Needs
+`transformers==4.57.6`, `torch` and `tensorflow`. It takes the steps of transformers' own script,
+convert_bert_original_tf_checkpoint_to_pytorch.py, and saves safetensors and the tokenizer.
 """
 
 import os
@@ -32,6 +34,11 @@ def convert(checkpoint_folder: str | Path, out: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: peer.py CHECKPOINT_FOLDER OUT")
-    convert(sys.argv[1], sys.argv[2])
+    if len(sys.argv) < 3:
+        sys.exit("usage: peer.py CHECKPOINT_FOLDER... OUT")
+    *checkpoints, out = sys.argv[1:]
+    if len(checkpoints) == 1:
+        convert(checkpoints[0], out)
+    else:
+        for checkpoint in checkpoints:
+            convert(checkpoint, Path(out, Path(checkpoint).name))
