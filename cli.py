@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 
 from ._version import __version__
 from .terminal import (
+    Board,
     Progress,
     coloured,
     counted,
@@ -25,6 +27,7 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
+    from .converter.batch import Event
     from .converter.prepare import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -119,6 +122,20 @@ def _plan_options(command: F) -> F:
     )
 
 
+def _conversion_options(command: F) -> F:
+    """The options of every command that writes models."""
+    formats = click.option(
+        "--format",
+        "formats",
+        type=click.Choice(["safetensors", "bin"]),
+        multiple=True,
+        default=["safetensors"],
+        show_default=True,
+        help="Repeatable.",
+    )
+    return _plan_options(formats(command))
+
+
 def _source_options(command: F) -> F:
     """The options that say what belongs to a checkpoint, and how it is read."""
     options = [
@@ -172,16 +189,7 @@ def _options(
 @cli.command()
 @click.argument("ckpt")
 @click.argument("out")
-@_plan_options
-@click.option(
-    "--format",
-    "formats",
-    type=click.Choice(["safetensors", "bin"]),
-    multiple=True,
-    default=["safetensors"],
-    show_default=True,
-    help="Repeatable.",
-)
+@_conversion_options
 @click.option("--force", is_flag=True, help="Replace the model in OUT.")
 @click.option("--verify", "proved", is_flag=True, help="Publish only what `verify` passes.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
@@ -216,6 +224,129 @@ def tf2pt(ckpt: str, out: str, proved: bool, quiet: bool, as_json: bool, **optio
         say(f"  note: {note}")
     if conversion.proof:
         say(f"  {conversion.proof}")
+
+
+@cli.command()
+@click.argument("places", nargs=-1, required=True, metavar="[SOURCE]... OUT")
+@click.option("--list", "listed", type=_EXISTING, help="A TOML file: source, name, options each.")
+@click.option("--family", help="A published family: compact.")
+@click.option("--base-url", help="Where the family's files lie, if not where it was published.")
+@click.option("--jobs", type=click.IntRange(1), help="[default: what processors and memory allow]")
+@click.option("--scheduler", metavar="tcp://...", help="A Dask scheduler, whose workers do it.")
+@click.option(
+    "--verify",
+    "level",
+    type=click.Choice(["weights", "outputs", "gradients"]),
+    help="Publish only what passes.",
+)
+@click.option("--fail-fast", is_flag=True, help="Begin no other after one failed.")
+@click.option("--force", is_flag=True, help="Convert again what is there.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each event, on stdout.")
+@_conversion_options
+@_debug_option
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    /,
+    places: tuple[str, ...],
+    listed: Path | None,
+    family: str | None,
+    base_url: str | None,
+    jobs: int | None,
+    scheduler: str | None,
+    level: str | None,
+    fail_fast: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert every SOURCE into a folder of its own in OUT.
+
+    A SOURCE is a checkpoint as `tf2pt` takes it, a folder or an archive of many, or a pattern such
+    as 'models/*.zip'. OUT gets a table of all, README.md and family.json. What is there already,
+    from the same checkpoint, is left as it is: a batch that was stopped goes on where it was.
+    """
+    from .converter.batch import batch as convert_all
+    from .converter.batch import gather
+    from .converter.errors import BatchError
+
+    if level not in (None, "weights"):
+        from .converter.parity import missing_extras
+
+        if missing := missing_extras(level):
+            raise click.UsageError(f"--verify {level} needs {_missing(missing)}")
+    *sources, out = places
+    begin = time.monotonic()
+    try:
+        with Progress(quiet or as_json) as progress:
+            found = gather(
+                sources,
+                out,
+                listed=listed,
+                family=family,
+                base_url=base_url,
+                options=_options(**options),
+                progress=progress,
+            )
+        sizes = {job.name: job.nbytes for job in found}
+        with Board(sizes, quiet or as_json) as board:
+            summary = convert_all(
+                found,
+                out,
+                workers_at_once=jobs,
+                level=level,
+                force=force,
+                fail_fast=fail_fast,
+                scheduler=scheduler,
+                watch=_json_lines() if as_json else board,
+            )
+    except BatchError as error:
+        raise click.UsageError(printable(str(error))) from error
+    except KeyboardInterrupt:
+        say("stopped. What is done stays; the same call goes on from there")
+        raise
+    counts = {
+        "converted": summary.converted,
+        "there": summary.there,
+        "failed": summary.failed,
+        "left": summary.left,
+    }
+    if as_json:
+        _print_json_line({"event": "end", "out": out, **counts})
+    elif not quiet:
+        words = {"there": "there already", "left": "not begun"}
+        told = ", ".join(f"{n:,} {words.get(what, what)}" for what, n in counts.items() if n)
+        say(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - begin:.1f} s")
+        say(f"the table is {out.rstrip('/')}/README.md, and family.json for programs")
+    ctx.exit(1 if summary.failed else 0)
+
+
+def _json_lines() -> Callable[["Event"], None]:
+    """What `batch` calls, and prints a line of JSON for each event, of each step one a second."""
+    import msgspec
+
+    said: dict[str, float] = {}
+
+    def show(event: "Event") -> None:
+        now, name = time.monotonic(), event.job.name
+        if event.model is not None:
+            _print_json_line({"event": event.kind, **msgspec.to_builtins(event.model)})
+        elif event.kind == "begin":
+            _print_json_line({"event": "begin", "name": name, "source": event.job.source})
+        elif now - said.get(name, 0) >= 1:
+            said[name] = now
+            step = msgspec.to_builtins(event.step)
+            _print_json_line({"event": "step", "name": name, **step})
+
+    return show
+
+
+def _print_json_line(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.encode(value))
 
 
 @cli.command()

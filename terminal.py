@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+
+    from .converter.batch import Event
 
 
 def counted(number: int, noun: str) -> str:
@@ -32,6 +34,20 @@ def size_text(nbytes: int) -> str:
         if number != "1,000.0" and (nbytes < 1000 ** (power + 1) or unit == "GB"):
             break
     return f"{number} {unit}"
+
+
+def _part(done: int, total: int) -> str:
+    """How much of something is done; "" where nothing is counted."""
+    if not total:
+        return size_text(done) if done else ""
+    return f"{size_text(done)} of {size_text(total)}"
+
+
+def _share(what: str, done: int, total: int) -> float:
+    """How much of a conversion is done, by what is being done."""
+    if what == "converting":
+        return done / total if total else 0.0
+    return 0.0 if what in ("starting", "fetching", "unpacking") else 1.0
 
 
 def say(text: str) -> None:
@@ -71,6 +87,19 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             say("  ".join("-" * width for width in widths))
 
 
+_WORDS = {"ok": "green", "PASS": "green", "same": "green", "converted": "green", "there": "green"}
+
+
+def coloured(line: str) -> str:
+    """A line of a report with its word of success or failure in colour, on a terminal."""
+    words = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
+    found = words.match(line)
+    if found is None:
+        return line
+    word = click.style(found[1], fg=_WORDS.get(found[1], "red"), bold=True)
+    return f"{line[: found.start(1)]}{word}{line[found.end(1) :]}"
+
+
 class Progress:
     """Shows how far a conversion is, once it lasts over a second."""
 
@@ -100,39 +129,145 @@ class Progress:
         if not sys.stderr.isatty():
             if now - self._said >= 5:
                 self._said = now
-                part = f" of {size_text(total)}" if total else ""
-                say(f"{what}: {size_text(done)}{part}")
+                say(f"{what}: {_part(done, total)}")
             return
         if self._bar is None or self._task is None:
             self._start()
         assert self._bar is not None and self._task is not None
-        self._bar.update(self._task, description=what, completed=done, total=total or None)
+        self._bar.update(
+            self._task,
+            description=what,
+            completed=done,
+            total=total or None,
+            part=_part(done, total),
+        )
 
     def _start(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task("")
+        self._bar = _bars()
+        self._task = self._bar.add_task("", part="")
         self._bar.start()
 
 
-_WORDS = {"ok": "green", "PASS": "green", "same": "green"}
+def _bars() -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[part]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
-def coloured(line: str) -> str:
-    """A line of a report with its word of success or failure in colour, on a terminal."""
-    words = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
-    found = words.match(line)
-    if found is None:
-        return line
-    word = click.style(found[1], fg=_WORDS.get(found[1], "red"), bold=True)
-    return f"{line[: found.start(1)]}{word}{line[found.end(1) :]}"
+class Board:
+    """Shows how far many conversions are: a bar for each that runs, and one for all of them.
+
+    Where it is no terminal, it is a line for each that is done, and one every few seconds.
+
+    Args:
+        sizes: the bytes of each conversion by its name; 0 where that is not known.
+        quiet: whether only failures are told.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], quiet: bool) -> None:
+        known = [size for size in sizes.values() if size]
+        typical = sum(known) // len(known) if known else 1
+        self._sizes = {name: size or typical for name, size in sizes.items()}
+        self._is_sized = bool(known)
+        self._total = sum(self._sizes.values())
+        self._width = min(max(map(len, sizes), default=0), 40)
+        self._quiet = quiet
+        self._done = 0  # bytes of those that are done
+        self._ended = 0
+        self._running: dict[str, tuple[str, int, int]] = {}
+        self._begin = self._said = time.monotonic()
+        self._bars: Bar | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, event: "Event") -> None:
+        """What `batch` calls."""
+        name, step, model = event.job.name, event.step, event.model
+        if model is None:
+            self._go_on(name, step.what, step.done, step.total)
+        elif model.error:
+            self._end(name, "FAILED", model.error)
+        else:
+            sizes = " ".join(f"{s}={model.sizes[s]:,}" for s in ("L", "H") if s in model.sizes)
+            proved = f"  verified: {model.verified}" if model.verified else ""
+            parameters = f"{model.parameters:,} parameters"
+            self._end(name, event.kind, f"{sizes}  {parameters}  {size_text(model.nbytes)}{proved}")
+
+    def _go_on(self, name: str, what: str, done: int, total: int) -> None:
+        self._running[name] = what, done, total
+        now = time.monotonic()
+        if self._quiet or now - self._begin < 1:
+            return
+        if sys.stderr.isatty():
+            self._draw()
+        elif now - self._said >= 5:
+            self._said = now
+            steps = "; ".join(
+                f"{name}: {what} {_part(done, total)}".rstrip()
+                for name, (what, done, total) in self._running.items()
+            )
+            say(f"{self._ended:,} of {len(self._sizes):,} done; {steps}")
+
+    def _end(self, name: str, word: str, rest: str) -> None:
+        self._running.pop(name, None)
+        self._ended += 1
+        self._done += self._sizes[name]
+        if self._bars is not None and name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+        failed = word not in _WORDS
+        if self._quiet and not failed:
+            return
+        if sys.stderr.isatty():
+            word = click.style(word, fg=_WORDS.get(word, "red"), bold=failed)
+        line = f"{printable(name):<{self._width}}  {word}  {printable(rest)}"
+        if self._bars is None:
+            click.echo(line, err=True)
+        else:
+            from rich.text import Text
+
+            self._bars.console.print(Text.from_ansi(line), soft_wrap=True)
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._bars is None:
+            self._start()
+        assert self._bars is not None
+        part = 0.0
+        for name, (what, done, total) in self._running.items():
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task("", part="")
+            part += self._sizes[name] * _share(what, done, total)
+            self._bars.update(
+                self._tasks[name],
+                description=f"{printable(name)[: self._width]} {what}",
+                completed=done,
+                total=total or None,
+                part=_part(done, total),
+            )
+        done = int(self._done + part)
+        self._bars.update(
+            self._tasks[""],
+            description=f"{self._ended:,} of {len(self._sizes):,}",
+            completed=done,
+            part=_part(done, self._total) if self._is_sized else "",
+        )
+
+    def _start(self) -> None:
+        self._bars = _bars()
+        self._tasks[""] = self._bars.add_task("", total=self._total, part="")
+        self._bars.start()

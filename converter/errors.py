@@ -28,5 +28,13 @@ class OutputError(BertconvertError):
     """The model folder can't be written."""
 
 
+class BusyError(OutputError):
+    """Another process is writing the model folder."""
+
+
 class ParityError(BertconvertError):
     """The model folder is not the checkpoint."""
+
+
+class BatchError(BertconvertError):
+    """A batch can't begin, because of how it was called."""

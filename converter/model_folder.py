@@ -16,7 +16,7 @@ from .publish import check_output, published
 from .state_dict import write_safetensors, write_torch
 from .tokenizer import tokenizer_files
 
-_FORMATS = {"safetensors", "bin"}
+WEIGHTS = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}  # by format
 
 
 class Conversion(Struct, frozen=True):
@@ -47,7 +47,8 @@ def convert(
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
-        out: the folder to make; it must not exist, or be empty, unless `options.force`.
+        out: the folder to make, or its URL; it must not exist, or be empty, unless
+            `options.force`.
         options: the caller's decisions.
         progress: told of the bytes that are done.
         prove: called with the folder before it is published; gives a sentence for its card, or
@@ -61,19 +62,16 @@ def convert(
         ParityError: `prove` found a difference.
         ValueError: a format is unknown, or there is none.
     """
-    if not options.formats or not _FORMATS.issuperset(options.formats):
-        raise ValueError(f"formats {options.formats} are not of {', '.join(sorted(_FORMATS))}")
-    folder = Path(os.path.expanduser(out))
+    if not options.formats or not WEIGHTS.keys() >= set(options.formats):
+        raise ValueError(f"formats {options.formats} are not of {', '.join(sorted(WEIGHTS))}")
+    folder = os.path.expanduser(os.fspath(out))  # a Path would spoil a URL
     check_output(folder, options.force)  # before any work
     prepared = prepare(path, options, progress)
-    plan, checkpoint = prepared.plan, prepared.checkpoint
-    data = [
-        SourceFile("data", base_name(file), file.size)
-        for file in checkpoint.data_files()  # also: a missing one is known before any work
-    ]
-    with published(folder, options.force) as stage:
+    plan = prepared.plan
+    small = small_files(prepared)  # a data file that is missing is known before any work
+    with published(folder, options.force, progress) as stage:
         _write_tensors(prepared, stage, options.formats, progress)
-        for name, content in _small_files(prepared, data).items():
+        for name, content in small.items():
             (stage / name).write_bytes(content)
         proof = prove(stage) if prove is not None else ""
         (stage / "README.md").write_bytes(model_card(prepared, proof).encode())
@@ -97,19 +95,23 @@ def convert(
 def _write_tensors(
     prepared: Prepared, stage: Path, formats: tuple[str, ...], progress: Progress | None
 ) -> None:
-    safetensors = stage / "model.safetensors"
+    safetensors = stage / WEIGHTS["safetensors"]
     write_safetensors(prepared.checkpoint, prepared.plan, safetensors, progress)
     if "bin" in formats:
-        write_torch(safetensors, stage / "pytorch_model.bin")
+        write_torch(safetensors, stage / WEIGHTS["bin"])
     if "safetensors" not in formats:
         safetensors.unlink()
 
 
-def _small_files(prepared: Prepared, data: list[SourceFile]) -> dict[str, bytes]:
-    """Every other file but the card, by name; the same input gives the same bytes."""
+def small_files(prepared: Prepared) -> dict[str, bytes]:
+    """Every other file but the card, by name; the same input gives the same bytes.
+
+    Raises:
+        CheckpointError: a data file is missing.
+    """
     files = {
         "config.json": _json(_config(prepared)),
-        "conversion.json": _json(_provenance(prepared, data)),
+        "conversion.json": _json(_provenance(prepared)),
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
         positions = prepared.plan.config.get("max_position_embeddings")
@@ -137,8 +139,9 @@ def _config(prepared: Prepared) -> dict[str, object]:
     return dict(sorted(config.items()))
 
 
-def _provenance(prepared: Prepared, data: list[SourceFile]) -> dict[str, object]:
+def _provenance(prepared: Prepared) -> dict[str, object]:
     plan, checkpoint = prepared.plan, prepared.checkpoint
+    data = [SourceFile("data", base_name(file), file.size) for file in checkpoint.data_files()]
     return {
         "tool": f"bertconvert {__version__}",
         "mapping": {"name": plan.mapping, "sha256": prepared.mapping_sha256},

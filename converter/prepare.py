@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from .checkpoint import Checkpoint, File, Progress, open_checkpoint
+from .checkpoint import Checkpoint, File, Progress, absolute, open_checkpoint
 from .checkpoint.files import open_file
 from .errors import MappingError, PlanError
 from .mapping import MappingFile, builtin_mappings, load_mapping
@@ -62,7 +62,7 @@ def prepare(
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
         options: the caller's decisions.
-        progress: told of the bytes that are unpacked from an archive.
+        progress: told of the bytes that are fetched, or unpacked from an archive.
 
     Raises:
         CheckpointError: the checkpoint can't be found or opened.
@@ -84,7 +84,7 @@ def prepare(
     if file is not None:
         vocabulary = read_vocabulary(text_of(file), file.name)
         sources.append(source_file("vocabulary", file))
-        casing = infer_casing(vocabulary, os.path.abspath(checkpoint.name))
+        casing = infer_casing(vocabulary, absolute(checkpoint.name))
         do_lower_case = casing.do_lower_case
         if options.lower_case is None:
             notes.append(f"lower-case: {'yes' if do_lower_case else 'no'}: {casing.reason}")

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .checkpoint import Progress
+from .checkpoint.files import is_url
+from .errors import BusyError, OutputError
 
 # Whatever a model folder may hold. What else lies in a folder is the user's.
 MODEL_FILES = frozenset(
@@ -27,7 +29,7 @@ MODEL_FILES = frozenset(
 
 
 @contextmanager
-def published(out: Path, force: bool) -> Iterator[Path]:
+def published(out: Path | str, force: bool, progress: Progress | None = None) -> Iterator[Path]:
     """A new folder to write into, which becomes `out` at the end, in one step.
 
     If anything goes wrong, an interrupt included, `out` is what it was and nothing is left beside
@@ -35,9 +37,17 @@ def published(out: Path, force: bool) -> Iterator[Path]:
     holds something is replaced: files that are not of a model folder (`MODEL_FILES`) stay in it,
     and the old ones are given up only when the new ones are on the disk.
 
+    To a URL, files are uploaded one by one, and `progress` is told; see `upload.uploaded`.
+
     Raises:
         OutputError: `out` is no folder, or not empty (without `force`), or can't be written.
     """
+    if is_url(os.fspath(out)):
+        from .upload import uploaded
+
+        with uploaded(os.fspath(out), force, MODEL_FILES, progress) as stage:
+            yield stage
+        return
     out = Path(os.path.realpath(out))
     check_output(out, force)
     made = _make_parents(out.parent)
@@ -64,13 +74,18 @@ def published(out: Path, force: bool) -> Iterator[Path]:
         raise
 
 
-def check_output(out: Path, force: bool) -> None:
+def check_output(out: Path | str, force: bool) -> None:
     """Refuse what would overwrite something, before any work is done.
 
     Raises:
         OutputError: `out` is no folder, is or holds the current one, is a mount point, or is not
-            empty (without `force`).
+            empty (without `force`); or it is a URL that can't be written.
     """
+    if is_url(os.fspath(out)):
+        from .upload import check_url
+
+        check_url(os.fspath(out), force)
+        return
     try:
         lying = sorted(os.listdir(out))
     except FileNotFoundError:
@@ -79,7 +94,7 @@ def check_output(out: Path, force: bool) -> None:
         raise OutputError(f"{out} is a file, or lies in one; name a folder") from None
     except OSError as error:
         raise OutputError(f"{out} can't be opened: {error.strerror}") from error
-    if _holds_current_folder(out):
+    if _holds_current_folder(Path(out)):
         raise OutputError(
             f"{out} is the current folder, or holds it, and can't be replaced; name another"
         )
@@ -156,7 +171,7 @@ def _lock(folder: Path) -> int:
         if lock >= 0:
             os.close(lock)
         if isinstance(error, BlockingIOError | FileNotFoundError):
-            raise OutputError(f"another process is writing {folder}; wait for it") from error
+            raise BusyError(f"another process is writing {folder}; wait for it") from error
         raise OutputError(f"{folder} can't be used: {error.strerror}") from error
 
 

@@ -51,28 +51,16 @@ def write_safetensors(
         CheckpointError: a variable can't be read, or is damaged.
         OutputError: a number does not fit the dtype, or the file can't be written.
     """
-    # The widest dtypes first keep every tensor aligned to its elements, as the format asks.
-    entries = sorted(plan.entries, key=lambda e: (-FLOATS[e.dtype], e.tensor))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    places: dict[str, int] = {}
-    end = 0
-    for entry in entries:
-        start, end = end, end + entry.nbytes
-        places[entry.tensor] = start
-        header[entry.tensor] = {
-            "dtype": _SAFETENSORS[entry.dtype],
-            "shape": entry.shape,
-            "data_offsets": (start, end),
-        }
-    text = msgspec.json.encode(header)
-    text += b" " * (-len(text) % 8)
+    text, places = _layout(plan)
     data_start = 8 + len(text)
+    end = sum(entry.nbytes for entry in plan.entries)
     room = os.statvfs(path.parent)
     if room.f_bavail * room.f_frsize < data_start + end:  # known before the work, not at its end
         raise OutputError(
             f"{path.parent} has room for {room.f_bavail * room.f_frsize:,} bytes, and"
             f" {data_start + end:,} are needed"
         )
+    checkpoint.fetch([entry.variable for entry in plan.entries], progress)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         _write(fd, len(text).to_bytes(8, "little") + text, 0)
@@ -92,11 +80,36 @@ def write_safetensors(
         def copy(entry: Entry, scratch: _Scratch) -> None:
             _copy(checkpoint, entry, data_start + places[entry.tensor], write, scratch)
 
-        _in_threads(copy, sorted(entries, key=lambda e: checkpoint.position(e.variable)))
+        _in_threads(copy, sorted(plan.entries, key=lambda e: checkpoint.position(e.variable)))
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror}") from error
     finally:
         os.close(fd)
+
+
+def safetensors_size(plan: Plan) -> int:
+    """The bytes of the file that `write_safetensors` writes."""
+    return 8 + len(_layout(plan)[0]) + sum(entry.nbytes for entry in plan.entries)
+
+
+def _layout(plan: Plan) -> tuple[bytes, dict[str, int]]:
+    """The header, and the place of each tensor behind it."""
+    # The widest dtypes first keep every tensor aligned to its elements, as the format asks.
+    entries = sorted(plan.entries, key=lambda e: (-FLOATS[e.dtype], e.tensor))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    places: dict[str, int] = {}
+    end = 0
+    for entry in entries:
+        start, end = end, end + entry.nbytes
+        places[entry.tensor] = start
+        header[entry.tensor] = {
+            "dtype": _SAFETENSORS[entry.dtype],
+            "shape": entry.shape,
+            "data_offsets": (start, end),
+        }
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    return text, places
 
 
 def write_torch(safetensors: Path, path: Path) -> None:

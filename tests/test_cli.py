@@ -23,7 +23,7 @@ from bertconvert.converter import model_folder
 from bertconvert.converter.errors import BertconvertError
 from bertconvert.terminal import Progress, size_text
 
-COMMANDS = ["tf2pt", "verify", "inspect", "explain", "mappings"]
+COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 MAIN = "from bertconvert.cli import main; main()"
 

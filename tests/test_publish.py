@@ -478,7 +478,7 @@ class TestTwoProcesses:
         with published(tmp_path / "out", force=False) as stage:
             write(stage)
             second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-            assert "OutputError: another process is writing" in second.stderr
+            assert "BusyError: another process is writing" in second.stderr
         assert tree(tmp_path / "out") == MODEL
 
     @pytest.mark.parametrize("overtaken", ["published", "exchanged"])

@@ -52,6 +52,9 @@ class Memory:
             for name, array in arrays.items()
         }
 
+    def fetch(self, names: list[str], progress: object) -> None:
+        assert set(names) == set(self._arrays)
+
     def position(self, name: str) -> tuple[int, int]:
         return 0, list(self._arrays).index(name)
 

@@ -1,7 +1,7 @@
 """TensorFlow's storage -> named arrays. Knows nothing of BERT."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ..errors import CheckpointError
 from .bundle import Bundle
-from .files import File, Progress
+from .files import File, Progress, is_url
 from .locate import locate
 from .object_graph import OBJECT_GRAPH, full_names
 from .slices import Part, check_tiling, fill, in_order, place_strings, whole
@@ -37,15 +37,20 @@ def open_checkpoint(
 
     Args:
         path: a folder, a prefix (`.../bert_model.ckpt`), any file of the set, a `.zip` or
-            `.tar.gz` of it.
+            `.tar.gz` of it, or the URL of any of these.
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
             the index, and of a V1 file's blocks, always are.
-        progress: told of the bytes that are unpacked from an archive.
+        progress: told of the bytes that are fetched, or unpacked from an archive.
 
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
     """
     return Checkpoint(os.fsdecode(path), verify_checksums, progress)
+
+
+def absolute(path: str) -> str:
+    """A path from the root; a URL is one."""
+    return path if is_url(path) else os.path.abspath(path)
 
 
 class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
@@ -62,7 +67,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
     def __init__(self, path: str, verify_checksums: bool, progress: Progress | None) -> None:
         # Who unpickles it may be in another folder.
-        self._arguments = (os.path.abspath(os.path.expanduser(path)), verify_checksums)
+        self._arguments = (absolute(os.path.expanduser(path)), verify_checksums)
         self._located = locate(path, progress)
         self._storage: Bundle | SavedTensorSlices | None = (
             SavedTensorSlices(self._located.tables())
@@ -161,6 +166,28 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             CheckpointError: there are several, and none has the name itself.
         """
         return self._located.companion(name, pattern)
+
+    def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
+        """The ranges of bytes (start, end) that variables lie in, by their data files.
+
+        Raises:
+            CheckpointError: a data file is missing, or the index is damaged.
+        """
+        found: dict[File, list[tuple[int, int]]] = {}
+        for name in names:
+            with self._damage_of(name):
+                for file, ranges in self._opened.spans([name]).items():
+                    found.setdefault(file, []).extend(ranges)
+        return found
+
+    def fetch(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Say which variables will be read: from afar they come all at once, and no others.
+
+        Raises:
+            CheckpointError: they can't be had.
+        """
+        for file, ranges in self.spans(names).items():
+            file.fetch(ranges, progress)
 
     def position(self, name: str) -> tuple[int, int]:
         """Shard and byte offset of a variable: the order in which reading is cheap."""

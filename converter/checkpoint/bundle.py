@@ -6,7 +6,7 @@ Format: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}.
 import math
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -26,6 +26,7 @@ SLICE_KEY = b"\x00"  # the first byte of a key that names a slice, not a tensor
 # so the bound is met by any that it wrote, and keeps crafted ones, compressed ones above all, from
 # filling the memory.
 ENTRY_BYTES, MEMORY_GROWTH, MEMORY_ALWAYS = 400, 32, 128 << 20
+_INDEX_BYTES = 64 << 20  # a larger one may be none
 
 
 class Bundle:
@@ -48,6 +49,8 @@ class Bundle:
         self._copies: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self.index = located.index()
+        if self.index.size <= _INDEX_BYTES:  # all of it is read, in many small pieces
+            self.index.fetch([(0, self.index.size)])
         try:
             self._read_index()
         except wire.Malformed as error:
@@ -154,6 +157,20 @@ class Bundle:
             _check_size(described, part)
             parts[box] = Part(self, variable, box, part)
         return list(parts.values())
+
+    def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
+        """The bytes that variables lie in, by their shards.
+
+        Raises:
+            CheckpointError: a shard is missing.
+            Malformed: a slice is missing, or is none of its variable.
+        """
+        found: dict[File, list[tuple[int, int]]] = {}
+        for name in names:
+            for part in self.parts(name):
+                start, end = part.entry.offset, part.entry.offset + part.entry.size
+                found.setdefault(self.shard(part.entry.shard_id), []).append((start, end))
+        return found
 
     def check(self, _name: str, parts: Sequence[Any]) -> None:
         """Make sure that the shards have the bytes of a variable's `parts`, each its own.

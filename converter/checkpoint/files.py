@@ -8,6 +8,7 @@ to a nameless temporary file.
 import errno
 import io
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +27,21 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, the bytes that are done, and how many there are (0: unknown)."""
 
 _COPY_BYTES = 1 << 20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # What an archive may unpack to, in all. Trained weights are packed to some nine tenths. Zeros are
 # packed a thousandfold, but an optimizer's slots before its first step are two thirds of a
 # checkpoint: it is packed to a third then. Only one that is nearly all zeros grows 64-fold, and up
 # to a GiB that is let pass too. A bomb can't fill the disk, and is refused with what to do instead.
 UNPACKED_ALWAYS, UNPACKED_GROWTH = 1 << 30, 64
+# The end of a zip, without a comment, and what stands before each file (APPNOTE 4.3.15, 4.3.7).
+_ZIP_END_BYTES, _ZIP_HEADER_BYTES, _ZIP_HEADERS = 42, 30, 256
 # A tar's header of a long name, or of attributes, is read whole, and every file takes a kilobyte.
 _TAR_HEADER_BYTES, _TAR_FILES, _TAR_ATTRIBUTES = 1 << 17, 100_000, 100
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something afar, such as https://host/x.zip or s3://bucket/folder."""
+    return _URL.match(path) is not None
 
 
 class Medium(Protocol):
@@ -83,15 +92,23 @@ class File:
         self.check(offset, len(buffer))
         done = 0
         while done < len(buffer):
-            try:
-                count = self._medium.read_into(self._start + offset + done, buffer[done:])
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.name} can't be read: {error.strerror or error}"
-                ) from error
-            if count == 0:
-                raise CheckpointError(f"{self.name} became shorter while it was read")
-            done += count
+            done += self.read_some(offset + done, buffer[done:])
+
+    def read_some(self, offset: int, buffer: memoryview) -> int:
+        """Fill a part of `buffer`: as much as comes at once, and more than nothing.
+
+        Raises:
+            CheckpointError: as `read_into`.
+        """
+        try:
+            count = self._medium.read_into(self._start + offset, buffer)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.name} can't be read: {error.strerror or error}"
+            ) from error
+        if count == 0:
+            raise CheckpointError(f"{self.name} became shorter while it was read")
+        return count
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`.
@@ -122,9 +139,9 @@ class File:
                 f"{self.name} can't be read: {error.strerror or error}"
             ) from error
 
-    def stream(self) -> IO[bytes]:
-        """It as other libraries read a file."""
-        return io.BufferedReader(_Raw(self), 1 << 16)
+    def stream(self, ahead: int = 1 << 16) -> IO[bytes]:
+        """It as other libraries read a file, up to so many bytes ahead."""
+        return io.BufferedReader(_Raw(self), ahead)
 
     def check(self, offset: int, size: int) -> None:
         """Make sure that there are `size` bytes at `offset`.
@@ -162,15 +179,16 @@ class _Raw(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
         view = view[: max(self._file.size - self._at, 0)]
-        self._file.read_into(self._at, view)
-        self._at += len(view)
-        return len(view)
+        count = self._file.read_some(self._at, view) if view else 0
+        self._at += count
+        return count
 
 
 class Folder(Protocol):
     """Files by their names, relative and with `/` between the parts."""
 
     path: str
+    listed: bool  # whether `names` has all of them, and not only those that are known otherwise
 
     def names(self) -> list[str]:
         """The files' names, sorted."""
@@ -180,11 +198,15 @@ class Folder(Protocol):
 
 
 def open_file(path: str, name: str) -> File:
-    """A file on disk; `name` is what messages call it.
+    """A file on disk, or afar; `name` is what messages call one on disk.
 
     Raises:
         CheckpointError: there is none, it can't be opened, or it is no regular file.
     """
+    if is_url(path):
+        from .remote import open_url
+
+        return open_url(path)
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -199,6 +221,8 @@ def open_file(path: str, name: str) -> File:
 
 class Directory:
     """A folder on disk, with the folders directly in it."""
+
+    listed = True
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -229,6 +253,7 @@ class Subfolder:
 
     def __init__(self, folder: Folder, base: str) -> None:
         self.path = os.path.join(folder.path, base)
+        self.listed = folder.listed
         self._folder = folder
         self._base = f"{base}/"
 
@@ -253,17 +278,20 @@ def archive(file: File, progress: Progress | None = None) -> Folder | None:
     Raises:
         CheckpointError: the archive is damaged.
     """
-    head = file.read(0, min(file.size, 512))
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    file.fetch([(0, 4), (257, 262)])
+    head = file.read(0, min(file.size, 4))
+    if head in (b"PK\x03\x04", b"PK\x05\x06"):
         return _Zip(file, progress)
     if head.startswith(b"\x1f\x8b"):
         return _Tar(_gunzip(file, progress))
-    if head[257:262] == b"ustar":
+    if file.size > 512 and file.read(257, 5) == b"ustar":
         return _Tar(file)
     return None
 
 
 class _Zip:
+    listed = True
+
     def __init__(self, file: File, progress: Progress | None) -> None:
         import zipfile
 
@@ -271,6 +299,7 @@ class _Zip:
         self._progress = progress
         self._file = file
         try:
+            file.fetch([(max(file.size - _ZIP_END_BYTES, 0), file.size)])
             self._zip = zipfile.ZipFile(file.stream())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise CheckpointError(
@@ -281,6 +310,8 @@ class _Zip:
             for info in self._zip.infolist()
             if info.filename and not info.is_dir()
         }
+        starts = [info.header_offset for info in self._members.values()][:_ZIP_HEADERS]
+        file.fetch([(start, start + _ZIP_HEADER_BYTES) for start in starts])
         self._inflated: dict[str, File] = {}
         self._room = _may_unpack_to(self._file.size)
 
@@ -301,7 +332,7 @@ class _Zip:
             if name not in self._inflated:
                 start = self._start_of(info, shown)
                 end = min(start + info.compress_size, self._file.size)
-                self._file.fetch([(start, end)], self._progress)
+                self._file.fetch([(info.header_offset, end)], self._progress)
                 with self._zip.open(info) as member:
                     spool = _spool(member, shown, info.file_size, self._room, self._progress)
                 with spool:
@@ -319,24 +350,34 @@ class _Zip:
         except Exception as error:  # every decompressor has errors of its own
             raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
 
+    def is_packed(self, name: str) -> bool:
+        return self._members[name].compress_type != 0  # ZIP_STORED
+
     def _start_of(self, info: "zipfile.ZipInfo", shown: str) -> int:
         """Where the bytes of a member begin."""
         # The local header repeats the name, with an extra field of its own length (APPNOTE 4.3.7).
-        header = self._file.read(info.header_offset, 30)
+        header = self._file.read(info.header_offset, _ZIP_HEADER_BYTES)
         signature, *_, name_bytes, extra_bytes = struct.unpack("<4s5H3L2H", header)
         if signature != b"PK\x03\x04":
             raise CheckpointError(f"{shown} is damaged. Download {self.path} again.")
         return info.header_offset + 30 + int(name_bytes) + int(extra_bytes)
 
 
+def is_packed(folder: Folder, name: str) -> bool:
+    """Whether a file has to be unpacked before it can be read."""
+    return isinstance(folder, _Zip) and folder.is_packed(name)
+
+
 class _Tar:
+    listed = True
+
     def __init__(self, file: File) -> None:
         import tarfile
 
         self.path = file.name
         self._file = file
         try:
-            headers: Any = _Headers(file.stream())
+            headers: Any = _Headers(file.stream(ahead=512))
             with tarfile.open(fileobj=headers, mode="r:") as contents:
                 self._members = {
                     _trim(member.name): (member.offset_data, member.size)
@@ -447,17 +488,17 @@ def _spool(
     try:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
     except OSError as error:
-        raise _no_room(name, done, error) from error
+        raise no_room(name, "unpacked", done, error) from error
     try:
         room = os.fstatvfs(spool.fileno())
         if size <= most and size > room.f_bavail * room.f_frsize:
-            raise _no_room(name, done, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise no_room(name, "unpacked", done)
         while size <= most and (chunk := source.read(_COPY_BYTES)):
             try:
                 spool.write(chunk)
                 spool.flush()
             except OSError as error:
-                raise _no_room(name, done, error) from error
+                raise no_room(name, "unpacked", done, error) from error
             done += len(chunk)
             if done > most:
                 break
@@ -475,8 +516,10 @@ def _spool(
     return spool
 
 
-def _no_room(name: str, done: int, error: OSError) -> CheckpointError:
+def no_room(name: str, must: str, done: int, error: OSError | None = None) -> CheckpointError:
+    """What to say where no more than `done` bytes of what `must` be done fit the disk."""
+    reason = error.strerror if error is not None else os.strerror(errno.ENOSPC)
     return CheckpointError(
-        f"{name} has to be unpacked, and the folder for temporary files took {done:,} bytes of it:"
-        f" {error.strerror}. Set TMPDIR to a folder with more room."
+        f"{name} has to be {must}, and the folder for temporary files took {done:,} bytes of it:"
+        f" {reason}. Set TMPDIR to a folder with more room."
     )

@@ -11,7 +11,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import CheckpointError
-from .files import Directory, File, Folder, Progress, Subfolder, archive, open_file
+from .files import (
+    Directory,
+    File,
+    Folder,
+    Progress,
+    Subfolder,
+    archive,
+    is_packed,
+    is_url,
+    open_file,
+)
 from .sstable import is_table
 
 INDEX = ".index"
@@ -25,6 +35,9 @@ _COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)"
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SHOWN = 12
+# What a folder of the web is asked for that lists no names.
+_USUAL_PREFIXES = ("bert_model.ckpt", "model.ckpt")
+_SHARDS = 1000  # of a V1 checkpoint, that are asked for
 
 
 class Located(Struct, frozen=True):
@@ -81,6 +94,8 @@ class Located(Struct, frozen=True):
         same_mark = [name for name in found if _mark(name) == _mark(self.index_name)]
         if len(found) > 1:
             found = same_mark or [name for name in found if name == wanted] or found
+        if not found and not self.folder.listed:
+            return self.folder.open(wanted)
         if len(found) == 1:
             return self.folder.open(found[0])
         path = os.path.join(self.folder.path, wanted)
@@ -116,41 +131,110 @@ def locate(path: str, progress: Progress | None = None) -> Located:
             says what was looked for and what lies there instead.
     """
     path = os.path.expanduser(path)
-    if os.path.isdir(path):
-        return _choose(Directory(path))
-    parent, name = os.path.split(path)
-    if not os.path.isdir(parent or "."):
+    kind = _kind(path)
+    if kind == "folder":
+        return _choose(_folder(path))
+    parent, name = _split(path)
+    if not kind and not _may_be_folder(parent):
         return _inside(path, progress)
-    folder = Directory(parent or ".")
-    if not os.path.exists(path) or _is_of_a_set(name):
+    folder = _folder(parent, name)
+    if not kind and name and not _matching(_candidates(folder), name) and not folder.listed:
+        # Nobody tells whether a folder has this name.
+        inner = _folder(path)
+        return _choose(inner) if _candidates(inner) else _named(folder, name)
+    if not kind or _is_of_a_set(name):
         return _named(folder, name)
-    if os.path.isfile(path) and (table := _v1_candidates(folder, [name])):
+    if kind == "file" and (table := _v1_candidates(folder, [name])):
         beside = _v1_candidates(folder, folder.names())
         return next((c for c in beside if c.prefix == table[0].prefix), table[0])
     if name == "checkpoint":
         return _choose(folder)
+    shown = _shown(path)
     if name.endswith(_UNFINISHED):
-        raise CheckpointError(f"{path} looks like a download that is not finished.")
+        raise CheckpointError(f"{shown} looks like a download that is not finished.")
     if other := _other_format(name):  # some of which are zips
-        raise CheckpointError(f"{path}{other}. {_LOOKED_FOR}")
-    inside = archive(open_file(path, path), progress)
+        raise CheckpointError(f"{shown}{other}. {_LOOKED_FOR}")
+    inside = archive(open_file(path, shown), progress)
     if inside is not None:
         return _choose(inside)
     if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
         return _choose(folder)
-    raise CheckpointError(f"{path} is no checkpoint. {_LOOKED_FOR}")
+    raise CheckpointError(f"{shown} is no checkpoint. {_LOOKED_FOR}")
 
 
 def _inside(path: str, progress: Progress | None) -> Located:
     """The checkpoint that a path means which goes on inside an archive: `all.zip/tiny.zip`."""
-    outer, rest = os.path.split(path)
-    while outer not in ("", "/") and not os.path.lexists(outer):
-        outer, part = os.path.split(outer)
-        rest = os.path.join(part, rest)
-    inside = archive(open_file(outer, outer), progress) if os.path.isfile(outer) else None
+    outer, rest = _split(path)
+    while not (kind := _kind(outer)):
+        above, part = _split(outer)
+        if not part:
+            break
+        outer, rest = above, f"{part}/{rest}"
+    inside = archive(open_file(outer, outer), progress) if kind == "file" else None
     if inside is None:
-        raise CheckpointError(f"{path}: there is no folder {os.path.dirname(path)}")
+        parent = _split(path)[0]
+        raise CheckpointError(f"{_shown(path)}: there is no folder {_shown(parent)}")
     return locate_in(inside, rest.strip("/"), progress)
+
+
+def _kind(path: str) -> str:
+    """`file` or `folder`, `other` for a pipe and the like, "" for nothing."""
+    if is_url(path):
+        from . import remote
+
+        return remote.kind(path)
+    if os.path.isdir(path):
+        return "folder"
+    return "file" if os.path.isfile(path) else "other" if os.path.exists(path) else ""
+
+
+def _shown(path: str) -> str:
+    """What messages call it."""
+    if is_url(path):
+        from . import urls
+
+        return urls.shown(path)
+    return path
+
+
+def _may_be_folder(path: str) -> bool:
+    if is_url(path):
+        from . import remote
+
+        return remote.may_be_folder(path)
+    return os.path.isdir(path or ".")
+
+
+def _split(path: str) -> tuple[str, str]:
+    if is_url(path):
+        from . import urls
+
+        return urls.split(path)
+    return os.path.split(path)
+
+
+def _folder(path: str, name: str = "") -> Folder:
+    """A folder, in which `name` is looked for."""
+    if is_url(path):
+        from .remote import RemoteFolder
+
+        return RemoteFolder(path, _expected(name))
+    return Directory(path or ".")
+
+
+def _expected(name: str) -> list[str]:
+    """The names that may lie in a folder whose names nobody tells, where `name` is looked for."""
+    prefixes = [_stem(name)] if name else []
+    prefixes += _USUAL_PREFIXES
+    names = [name] if name else []
+    for prefix in prefixes:
+        names += [prefix, f"{prefix}{INDEX}", f"{prefix}.data-00000-of-00001"]
+    if numbered := _TABLE_SHARD.search(name):
+        names += [
+            f"{name[: numbered.start()]}-{shard:05d}-of-{numbered[1]}"
+            for shard in range(min(int(numbered[1]), _SHARDS))
+        ]
+    return [*names, "checkpoint", "bert_config.json", "vocab.txt"]
 
 
 def locate_in(folder: Folder, rest: str, progress: Progress | None = None) -> Located:
@@ -200,8 +284,8 @@ def _mark(name: str) -> str:
     return found[0] if found else ""
 
 
-def _candidates(folder: Folder) -> list[Located]:
-    names = folder.names()
+def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]:
+    names = folder.names() if names is None else names
     found = [Located(folder, _stem(n), n) for n in names if _unmarked(n).endswith(INDEX)]
     return found or _v1_candidates(folder, names)
 
@@ -242,6 +326,22 @@ def _named(folder: Folder, name: str) -> Located:
     )
 
 
+def every(folder: Folder) -> list[Located]:
+    """All the checkpoints of a folder: of several side by side, the one that `checkpoint` names.
+
+    What would have to be unpacked to see whether it is one, in V1, is not looked at.
+    """
+    names = [n for n in folder.names() if n.endswith(INDEX) or not is_packed(folder, n)]
+    side_by_side: dict[str, list[Located]] = {}
+    for candidate in _candidates(folder, names):
+        side_by_side.setdefault(os.path.dirname(candidate.prefix), []).append(candidate)
+    found = []
+    for _, group in sorted(side_by_side.items()):
+        latest, _ = _latest(folder, group)
+        found += group if latest is None else [latest]
+    return found
+
+
 def _choose(folder: Folder) -> Located:
     """The one checkpoint of a folder, or the one that its file `checkpoint` names."""
     candidates = _candidates(folder)
@@ -258,6 +358,12 @@ def _choose(folder: Folder) -> Located:
         index = os.path.join(folder.path, elsewhere + INDEX)
         if os.path.isfile(index):
             return locate(index)
+    if not nearest and elsewhere and not folder.listed:
+        from .remote import RemoteFolder
+
+        if isinstance(folder, RemoteFolder):
+            named = re.split(r"[/\\]", elsewhere)[-1]
+            return _named(folder.expecting(_expected(named)), named)
     return _refuse(folder, nearest)
 
 
@@ -311,7 +417,7 @@ def _what_lies_there(folder: Folder, base: str) -> str:
     if unfinished:
         return f"{unfinished[0]} looks like a download that is not finished."
     if not names:
-        return "The folder is empty."
+        return "The folder is empty." if folder.listed else "The server lists none of its files."
     shown = ", ".join(_shorten([os.path.basename(name) for name in names]))
     hints = {_other_format(name) for name in names} - {""}
     text = f"What lies there: {shown}.{''.join(' One' + hint + '.' for hint in sorted(hints))}"

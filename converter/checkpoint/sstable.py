@@ -84,6 +84,14 @@ class Table:
             self._last = number, values
         return values.get(key)
 
+    def span(self, key: bytes) -> tuple[int, int]:
+        """The bytes of the block that a key would be in; none where no block can have it."""
+        number = bisect_left(self._separators, key)
+        if number == len(self._handles):
+            return 0, 0
+        offset, size = self._handles[number]
+        return offset, offset + size + TRAILER_BYTES
+
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     offset, at = varint(data, at)

@@ -6,7 +6,7 @@ variables that it has slices of. Tensors have no checksum of their own; the tabl
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -153,6 +153,19 @@ class SavedTensorSlices:
                 table = self._tables[number]
                 parts[box] = Part(variable, box, table, raw_name, stored, (number, 0))
         return sorted(parts.values(), key=lambda part: (part.position, part.stored))
+
+    def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
+        """The bytes of the blocks that variables lie in, by their tables.
+
+        Raises:
+            Malformed: a slice is none of its variable.
+        """
+        found: dict[File, list[tuple[int, int]]] = {}
+        for name in names:
+            for part in self.parts(name):
+                span = part.table.span(slice_key(part.raw_name, part.stored))
+                found.setdefault(part.table.file, []).append(span)
+        return found
 
     def check(self, name: str, parts: Sequence[Any]) -> None:
         """Make sure that a variable much larger than the files has the values of all its `parts`.

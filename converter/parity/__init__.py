@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..checkpoint import Progress
+from ..checkpoint.files import is_url
+from ..checkpoint.urls import shown
 from ..errors import ParityError
 from ..prepare import DEFAULTS, Options
 from .agreement import prove_agreement
+from .folder import downloaded
 from .subject import Subject, open_subject
 from .verdict import LEVELS, Activation, Cause, Check, Gradient, Match, Output, Verdict
 from .weights import prove_weights
@@ -53,7 +57,7 @@ def verify(
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
-        out: the model folder.
+        out: the model folder, or its URL.
         level: `weights`, `outputs` or `gradients`, each on top of those before it; by default the
             highest that the installed packages allow.
         options: what belongs to the checkpoint, as for a conversion; whatever is None is taken
@@ -74,6 +78,19 @@ def verify(
     level = level or highest_level()
     if level not in LEVELS:
         raise ValueError(f"there is no level {level!r}; there are {', '.join(LEVELS)}")
+    if is_url(os.fspath(out)):
+        with downloaded(os.fspath(out), progress) as folder:
+            verdict = verify(
+                path,
+                folder,
+                level=level,
+                options=options,
+                samples=samples,
+                seed=seed,
+                text=text,
+                progress=progress,
+            )
+        return replace(verdict, out=shown(os.fspath(out)))
     subject = open_subject(path, Path(os.path.expanduser(out)), options, progress)
     checks, matches, left_behind = prove_weights(subject, progress)
     agreement, notes = prove_agreement(subject, matches)
@@ -109,17 +126,20 @@ def verify(
     )
 
 
-def prover(path: str | os.PathLike[str], options: Options = DEFAULTS) -> Callable[[Path], str]:
+def prover(
+    path: str | os.PathLike[str], options: Options = DEFAULTS, level: str | None = None
+) -> Callable[[Path], str]:
     """What `convert` takes as `prove`: a folder that fails is not published.
 
-    The proof goes as far as the installed packages allow. It gives a sentence for the card, without
-    figures, which differ from machine to machine; a failure raises ParityError with the report.
+    Without a level, the proof goes as far as the installed packages allow. It gives a sentence for
+    the card, without figures, which differ from machine to machine; a failure raises ParityError
+    with the report.
     """
 
     def prove(folder: Path) -> str:
         from .report import card_sentence, lines
 
-        verdict = verify(path, folder, options=options)
+        verdict = verify(path, folder, level=level, options=options)
         if not verdict.passed:
             raise ParityError("\n".join([*lines(verdict), "Nothing was published."]))
         return card_sentence(verdict)

@@ -1,7 +1,9 @@
 """A model folder as it lies on disk: its config, its provenance, its tensors."""
 
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -9,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from ..checkpoint import Progress
+from ..checkpoint.urls import shown
 from ..errors import ParityError
 from ..prepare import SourceFile
+from ..publish import MODEL_FILES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +60,25 @@ class ModelFolder(Struct, frozen=True):
     def tensors(self) -> "Mapping[str, Array]":
         """The tensors of the file that transformers prefers."""
         return next(iter(self.files.values()))
+
+
+@contextmanager
+def downloaded(url: str, progress: Progress | None = None) -> Iterator[Path]:
+    """A model folder afar, for the time that it is needed on disk.
+
+    Raises:
+        CheckpointError: it can't be fetched.
+        ParityError: there is none, or whoever uses it raises that.
+    """
+    from ..checkpoint.remote import download
+
+    with tempfile.TemporaryDirectory(prefix="bertconvert-") as folder:
+        if not download(url, MODEL_FILES, Path(folder), progress):
+            raise ParityError(f"{shown(url)} is not there, or holds no model")
+        try:
+            yield Path(folder)
+        except ParityError as error:
+            raise ParityError(str(error).replace(folder, shown(url))) from error
 
 
 def open_folder(path: Path) -> ModelFolder:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..checkpoint import Checkpoint, Progress, open_checkpoint
+from ..checkpoint import Checkpoint, Progress, absolute, open_checkpoint
 from ..errors import ParityError
 from ..mapping import Architecture, MappingFile, Pair, builtin_mappings, wildcard
 from ..prepare import Options, choose_mapping, given_or_beside, read_config, text_of
@@ -86,7 +86,7 @@ def open_subject(
         if do_lower_case is None and said is not None:
             do_lower_case = said.do_lower_case  # a decision that the converter's user may have made
         if do_lower_case is None:
-            name = os.path.abspath(checkpoint.name)
+            name = absolute(checkpoint.name)
             do_lower_case = infer_casing(vocabulary, name).do_lower_case
 
     scope = _scope(checkpoint, mapping, options.choices.scope, said.scope if said else None)

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str
         ParityError: TensorFlow can't read it.
     """
     tf = tensorflow()
-    with _on_disk(checkpoint) as prefix:
+    with _on_disk(checkpoint, names.values()) as prefix:
         try:
             reader = tf.train.load_checkpoint(prefix)
             dtypes = reader.get_variable_to_dtype_map()
@@ -184,16 +184,17 @@ def _muted() -> Iterator[None]:
 
 
 @contextmanager
-def _on_disk(checkpoint: Checkpoint) -> Iterator[str]:
-    """A prefix that TensorFlow can open.
+def _on_disk(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[str]:
+    """A prefix that TensorFlow can open to read these variables, and perhaps no others.
 
-    What lies in an archive, or was renamed by a browser, is copied under the names that TensorFlow
-    wants; anything else is opened where it is.
+    What lies in an archive or afar, or was renamed by a browser, is copied under the names that
+    TensorFlow wants; anything else is opened where it is.
     """
     files = {file.name: file for file in [checkpoint.index, *checkpoint.data_files()]}
     shards = checkpoint.num_shards
     opened = ""  # what TensorFlow is given, after the prefix
-    if len(files) > shards:  # V2
+    is_v2 = len(files) > shards
+    if is_v2:
         endings = [".index", *(f".data-{n:05d}-of-{shards:05d}" for n in range(shards))]
     elif list(files) == [checkpoint.name]:  # V1, whose tables hold both names and data
         endings = [""]
@@ -204,12 +205,18 @@ def _on_disk(checkpoint: Checkpoint) -> Iterator[str]:
     if there == [checkpoint.name + ending for ending in endings]:
         yield checkpoint.name + opened
         return
+    spans = {checkpoint.index: [(0, checkpoint.index.size)], **checkpoint.spans(names)}
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "copy.ckpt")
         for file, ending in zip(files.values(), endings, strict=True):
+            ranges = spans.get(file, []) if is_v2 else [(0, file.size)]
+            file.fetch(ranges)
             with Path(copy + ending).open("wb") as target:
-                for start in range(0, file.size, _COPY_BYTES):
-                    target.write(file.read(start, min(_COPY_BYTES, file.size - start)))
+                target.truncate(file.size)  # of what is not copied, there are zeros
+                for start, end in ranges:
+                    target.seek(start)
+                    for at in range(start, end, _COPY_BYTES):
+                        target.write(file.read(at, min(_COPY_BYTES, end - at)))
         yield copy + opened
 
 

@@ -40,6 +40,8 @@ def prove_weights(
         ParityError: a tensor can't be read.
     """
     pairs = subject.pairs()
+    local = subject.local()
+    subject.checkpoint.fetch([name for pair in pairs if (name := find(pair, local))], progress)
     ledgers = {}
     checks = []
     for file, tensors in subject.folder.files.items():

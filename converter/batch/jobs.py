@@ -1,0 +1,192 @@
+"""What was asked for -> one job for each model folder."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..checkpoint.files import Progress, is_url
+from ..checkpoint.search import find_checkpoints
+from ..errors import BatchError, CheckpointError
+from ..mapping import FOLDER
+from ..plan import Choices
+from ..prepare import DEFAULTS, Options
+
+T = TypeVar("T")
+
+_CATALOGUES = FOLDER / "families"
+
+
+class Job(Struct, frozen=True):
+    """A checkpoint, and the name of the folder that it becomes."""
+
+    name: str
+    source: str  # as a conversion takes it
+    options: Options = DEFAULTS
+    nbytes: int = 0  # of the source; 0 where that is not known
+    sizes: dict[str, int] = {}  # that it has to have, by the mapping's symbols
+    error: str = ""  # why there is nothing to convert
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model of a list; what it leaves open is as the command line says."""
+
+    source: str
+    name: str | None = None
+    mapping: str | None = None
+    config: str | None = None
+    vocab: str | None = None
+    scope: str | None = None
+    head: str | None = None
+    heads: int | None = None
+    activation: Literal["auto", "tanh", "erf"] | None = None
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] | None = None
+    lower_case: bool | None = None
+    formats: tuple[Literal["safetensors", "bin"], ...] | None = None
+
+
+class _List(Struct, frozen=True, forbid_unknown_fields=True):
+    model: list[_Entry]
+
+
+class _Published(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model of a catalogue."""
+
+    name: str
+    file: str  # within the catalogue's `base_url`
+    sizes: dict[str, int]  # by the mapping's symbols
+    nbytes: int  # of its tensors
+
+
+class _Catalogue(Struct, frozen=True, forbid_unknown_fields=True):
+    about: str
+    base_url: str
+    model: list[_Published]
+
+
+def families() -> dict[str, Path]:
+    """The catalogues that bertconvert brings, by name."""
+    return {path.stem: path for path in sorted(_CATALOGUES.glob("*.toml"))}
+
+
+def from_sources(
+    sources: Iterable[str], options: Options = DEFAULTS, progress: Progress | None = None
+) -> Iterator[Job]:
+    """A job for each checkpoint that the sources mean, named after its folder or archive.
+
+    A source that means none is a job that fails: the others can be done.
+    """
+    for source in sources:
+        try:
+            for found in find_checkpoints(source, progress):
+                yield Job(found.name, found.path, options, found.nbytes)
+        except CheckpointError as error:
+            name = os.path.basename(source.rstrip("/")).lstrip(".") or "source"
+            yield Job(name, source, options, error=str(error))
+
+
+def from_list(
+    path: Path, options: Options = DEFAULTS, progress: Progress | None = None
+) -> Iterator[Job]:
+    """The jobs of a list: a TOML file with `[[model]]` tables, paths relative to it.
+
+    Raises:
+        BatchError: it can't be read, or says what a list can't say.
+    """
+    for entry in _read(path, _List).model:
+        own = _overlaid(options, entry, path.parent)
+        source = entry.source if is_url(entry.source) else _beside(path.parent, entry.source)
+        jobs = list(from_sources([source], own, progress))
+        if entry.name is not None and len(jobs) != 1:
+            raise BatchError(
+                f"{path}: {entry.source} holds {len(jobs):,} checkpoints, which can't all be called"
+                f" {entry.name}. Leave out the name, or give one of: "
+                + ", ".join(job.source for job in jobs[:5])
+            )
+        yield from (replace(job, name=entry.name or job.name) for job in jobs)
+
+
+def from_family(name: str, base_url: str | None, options: Options = DEFAULTS) -> Iterator[Job]:
+    """The jobs of a published family; `base_url` is a folder, or a URL, of the same files.
+
+    Raises:
+        BatchError: there is no such family.
+    """
+    known = families()
+    if name not in known:
+        raise BatchError(f"there is no family {name!r}; there are {', '.join(known)}")
+    catalogue = _read(known[name], _Catalogue)
+    base = os.path.expanduser(base_url or catalogue.base_url).rstrip("/")
+    for model in catalogue.model:
+        source = f"{base}/{model.file}"
+        if os.path.isdir(f"{base}/{model.name}") and not os.path.exists(source):
+            source = f"{base}/{model.name}"  # somebody unpacked it
+        yield Job(model.name, source, options, model.nbytes, model.sizes)
+
+
+def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
+    """Refuse jobs that can't all be done, before any of them is.
+
+    Args:
+        jobs: all of them.
+        sources: what was given, where folders may have been searched.
+        out: the folder of the folders that they become.
+
+    Raises:
+        BatchError: there is no job, two have one name, a name is none for a folder, or `out` lies
+            in a source.
+        CheckpointError: not one of the sources can be found.
+    """
+    if not jobs:
+        raise BatchError("there is nothing to convert: give a source, --list or --family")
+    if all(job.error for job in jobs):
+        raise CheckpointError("\n".join(job.error for job in jobs))
+    by_name: dict[str, Job] = {}
+    for job in jobs:
+        # Folders whose names differ in case alone are one, on many a disk.
+        other = by_name.setdefault(job.name.casefold(), job)
+        if other is not job:
+            raise BatchError(
+                f"two sources are called {job.name}: {other.source} and {job.source}. A list"
+                " (--list) can give them names."
+            )
+        if job.name != os.path.basename(job.name) or job.name.startswith(".") or not job.name:
+            raise BatchError(f"{job.source}: {job.name!r} is no name for a folder in {out}")
+    if is_url(out):
+        return
+    target = os.path.realpath(os.path.expanduser(out))
+    for source in (*sources, *(job.source for job in jobs)):
+        place = os.path.realpath(os.path.expanduser(source))
+        if not is_url(source) and os.path.commonpath([place, target]) == place:
+            raise BatchError(f"{out} lies in the source {source}; name a folder elsewhere")
+
+
+def _overlaid(options: Options, entry: _Entry, folder: Path) -> Options:
+    """The options with what an entry says put over them."""
+    said: dict[str, Any] = {
+        name: value
+        for name in _Entry.__struct_fields__
+        if name not in ("source", "name") and (value := getattr(entry, name)) is not None
+    }
+    for name in ("mapping", "config", "vocab"):
+        if name in said:
+            said[name] = Path(_beside(folder, said[name]))
+    chosen = {name: said.pop(name) for name in Choices.__struct_fields__ if name in said}
+    return replace(options, choices=replace(options.choices, **chosen), **said)
+
+
+def _beside(folder: Path, path: str) -> str:
+    return os.path.join(folder, os.path.expanduser(path))
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise BatchError(f"{path} can't be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BatchError(f"{path} is wrong: {error}") from error
