@@ -78,7 +78,7 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     """Processes of this machine.
 
     Threads would wait for each other: planning holds the interpreter, and the kernel lets one
-    thread at a time write to a file. They are measured at half the speed.
+    thread at a time write to a file. Two take half as long again as two processes.
 
     Args:
         jobs: how many at a time.
