@@ -3,9 +3,9 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -148,10 +148,11 @@ def batch(
 
     counts = {"converted": 0, "there": 0, "failed": 0}
     try:
-        for outcome in _outcomes(tasks, open_workers, fail_fast, watch):
-            counts[outcome.status] += 1
-            table.add(outcome.model)
-            watch(Event(outcome.status, tasks[outcome.number].job, model=outcome.model))
+        with closing(_outcomes(tasks, open_workers, fail_fast, watch)) as outcomes:
+            for outcome in outcomes:
+                counts[outcome.status] += 1
+                table.add(outcome.model)
+                watch(Event(outcome.status, tasks[outcome.number].job, model=outcome.model))
     finally:
         table.write()
     models = sorted(table.added, key=lambda model: model.name)
@@ -182,7 +183,8 @@ class _Table:
         self.added.append(model)
         self._models[model.name] = model
         if time.monotonic() >= self._next:
-            self.write()
+            with suppress(OutputError):  # it is written once more, and that has to succeed
+                self.write()
 
     def write(self) -> None:
         begin = time.monotonic()
@@ -195,7 +197,7 @@ def _outcomes(
     open_workers: Callable[[bool], AbstractContextManager[Workers]],
     fail_fast: bool,
     watch: Callable[[Event], None],
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Do the tasks; those whose worker died are done again, each alone, to see which killed it."""
     left, suspects = deque(tasks), deque[Task]()
     while left or suspects:
