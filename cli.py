@@ -334,7 +334,7 @@ def _json_lines() -> Callable[["Event"], None]:
         if event.model is not None:
             _print_json_line({"event": event.kind, **msgspec.to_builtins(event.model)})
         elif event.kind == "begin":
-            _print_json_line({"event": "begin", "name": name, "source": event.job.source})
+            _print_json_line({"event": "begin", "name": name, "source": event.job.shown})
         elif now - said.get(name, 0) >= 1:
             said[name] = now
             step = msgspec.to_builtins(event.step)

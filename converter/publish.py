@@ -45,7 +45,7 @@ def published(out: Path | str, force: bool, progress: Progress | None = None) ->
     if is_url(os.fspath(out)):
         from .upload import uploaded
 
-        with uploaded(os.fspath(out), force, MODEL_FILES, progress) as stage:
+        with uploaded(os.fspath(out), force, progress) as stage:
             yield stage
         return
     out = Path(os.path.realpath(out))

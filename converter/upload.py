@@ -2,34 +2,37 @@
 
 A store of objects has no folder that could be renamed, so files appear one by one: a model is whole
 when its conversion.json is there, which comes last and, where a model is replaced, goes first.
+Until then another file says that what lies there is unfinished, and may be made anew.
 """
 
 import inspect
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .checkpoint import Progress
 from .checkpoint.drivers import TRIES, Problem, call, driver, patiently, run
 from .checkpoint.remote import children, look
-from .checkpoint.urls import is_web, join, protocol, shown, split
+from .checkpoint.urls import is_web, join, protocol, shown, split, store
 from .errors import OutputError
+from .publish import MODEL_FILES
 
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, T]]
 
 MARK = "conversion.json"
+UNFINISHED = ".bertconvert"
 _PART_BYTES, _PARTS_AT_ONCE, _MOST_PARTS = 8 << 20, 4, 9000
 # Where a folder is no more than a part of its files' names, and a bucket is never to be made.
 _OBJECTS = {"abfs", "az", "gcs", "gs", "hf", "s3", "s3a"}
 
 
 @contextmanager
-def uploaded(
-    url: str, force: bool, model_files: frozenset[str], progress: Progress | None = None
-) -> Iterator[Path]:
+def uploaded(url: str, force: bool, progress: Progress | None = None) -> Iterator[Path]:
     """A new folder to write into, whose files are uploaded to `url` at the end.
 
     If anything goes wrong, an interrupt included, what was uploaded is removed again, as far as the
@@ -38,7 +41,6 @@ def uploaded(
     Args:
         url: the folder.
         force: whether a model in it is replaced; files of no model stay.
-        model_files: whatever a model folder may hold.
         progress: told of the bytes that are uploaded.
 
     Raises:
@@ -49,7 +51,7 @@ def uploaded(
         with tempfile.TemporaryDirectory(prefix="bertconvert-") as folder:
             yield Path(folder)
             lying = check_url(url, force)  # again, as another process may have been here
-            _upload(Path(folder), url, set(lying) & model_files, progress)
+            _upload(Path(folder), url, lying & MODEL_FILES, progress)
     except OSError as error:
         raise OutputError(
             f"the folder for temporary files, {tempfile.gettempdir()}, can't be written:"
@@ -57,7 +59,7 @@ def uploaded(
         ) from error
 
 
-def check_url(url: str, force: bool) -> list[str]:
+def check_url(url: str, force: bool) -> set[str]:
     """Refuse a URL that can't be written, or would be overwritten; gives what lies there.
 
     Raises:
@@ -69,17 +71,22 @@ def check_url(url: str, force: bool) -> list[str]:
             " one at s3://, gs:// or hf://"
         )
 
-    async def lying() -> list[str]:
-        root = _root(url)
-        if root and (seen := await look(root)).kind == "missing":
-            raise Problem(f"{shown(root)} is not there" if root != url else seen.problem)
+    async def lying() -> set[str]:
+        owner = store(url)
+        if owner and (await look(owner)).kind == "missing":  # one is never made
+            raise Problem(f"there is no {shown(owner)}")
         if (await look(url)).kind == "file":
             raise OutputError(f"{shown(url)} is a file, or lies in one; name a folder")
-        return sorted(await children(url) or ())
+        return {*(await children(url) or ())}
 
-    names: list[str] = _run(lying(), url)
-    if names and not force:
-        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    names = _run(lying, url)
+    if UNFINISHED in names and MARK not in names:  # left by a process that was killed
+        names.remove(UNFINISHED)
+        kept = sorted(names - MODEL_FILES)
+    else:
+        kept = sorted(names)
+    if kept and not force:
+        some = ", ".join(kept[:5]) + (", ..." if len(kept) > 5 else "")
         raise OutputError(
             f"{shown(url)} is not empty ({some}). Name another folder, or --force to replace the"
             " model in it"
@@ -87,34 +94,30 @@ def check_url(url: str, force: bool) -> list[str]:
     return names
 
 
-def _root(url: str) -> str:
-    """The bucket or repository, which is not made; "" where all folders are."""
-    parts = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 2}.get(protocol(url), 0)
-    scheme, _, path = url.partition("://")
-    return f"{scheme}://" + "/".join(path.split("/")[:parts]) if parts else ""
-
-
 def _upload(stage: Path, url: str, replaced: set[str], progress: Progress | None) -> None:
     names = sorted(os.listdir(stage), key=lambda name: (name == MARK, name))
     begun: list[str] = []
     try:
         if protocol(url) not in _OBJECTS:
-            _run(_patiently("makedirs", url, exist_ok=True), url)
+            _run(_patient("makedirs", url, exist_ok=True), url)
+        begun.append(UNFINISHED)
+        write_bytes(join(url, UNFINISHED), b"An upload that is not finished.\n")
         if MARK in replaced:
-            _run(_patiently("rm_file", join(url, MARK)), url)
+            _run(_patient("rm_file", join(url, MARK)), url)
         for name in names:
             if name == MARK:
                 for old in sorted(replaced - set(names)):
-                    _run(_patiently("rm_file", join(url, old)), url)
+                    _run(_patient("rm_file", join(url, old)), url)
             begun.append(name)
             _put(stage / name, join(url, name), progress)
+        _run(_patient("rm_file", join(url, UNFINISHED)), url)
     except BaseException:
         for name in reversed(begun):
             with suppress(Exception):
-                run(_call("rm_file", join(url, name)))
+                run(partial(_call, "rm_file", join(url, name)), url)
         if not replaced:
             with suppress(Exception):
-                run(_call("rmdir", url))
+                run(partial(_call, "rmdir", url), url)
         raise
 
 
@@ -133,7 +136,7 @@ def _put(file: Path, url: str, progress: Progress | None) -> None:
         if progress is not None:
             progress(f"uploading {shown(url)}", min(told.value, size), size)
 
-    _run(patiently(begin, url, TRIES), split(url)[0], tick)
+    _run(lambda: patiently(begin, url, TRIES), split(url)[0], tick)
 
 
 async def _call(method: str, url: str, *before: str, **options: Any) -> Any:
@@ -152,13 +155,13 @@ async def _call(method: str, url: str, *before: str, **options: Any) -> Any:
     return await call(file_system, method, *before, path, **options)
 
 
-def _patiently(method: str, url: str, **options: Any) -> Any:
-    return patiently(lambda: _call(method, url, **options), url, TRIES)
+def _patient(method: str, url: str, **options: Any) -> "Work[Any]":
+    return lambda: patiently(partial(_call, method, url, **options), url, TRIES)
 
 
-def _run(work: Any, url: str, tick: Callable[[], None] | None = None) -> Any:
+def _run(work: "Work[T]", url: str, tick: Callable[[], None] | None = None) -> T:
     try:
-        return run(work, tick)
+        return run(work, url, tick)
     except Problem as problem:
         raise OutputError(f"{shown(url)} can't be written: {problem}") from problem
 
@@ -186,7 +189,7 @@ def size(url: str) -> int | None:
 def _if_there(method: str, url: str) -> Any:
     try:
         driver(url)[0].invalidate_cache(driver(url)[1])
-        return run(_patiently(method, url))
+        return run(_patient(method, url), url)
     except Problem as problem:
         if problem.kind == "missing":
             return None
@@ -208,4 +211,4 @@ def write_bytes(url: str, content: bytes) -> None:
             await _call("makedirs", split(url)[0], exist_ok=True)
         await call(file_system, "pipe_file", path, content)
 
-    _run(patiently(write, url, TRIES), url)
+    _run(lambda: patiently(write, url, TRIES), url)

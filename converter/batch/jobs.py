@@ -31,6 +31,15 @@ class Job(Struct, frozen=True):
     sizes: dict[str, int] = {}  # that it has to have, by the mapping's symbols
     error: str = ""  # why there is nothing to convert
 
+    @property
+    def shown(self) -> str:
+        """The source without what is secret in a URL."""
+        if is_url(self.source):
+            from ..checkpoint.urls import shown
+
+            return shown(self.source)
+        return self.source
+
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
     """A model of a list; what it leaves open is as the command line says."""
@@ -105,7 +114,7 @@ def from_list(
             raise BatchError(
                 f"{path}: {entry.source} holds {len(jobs):,} checkpoints, which can't all be called"
                 f" {entry.name}. Leave out the name, or give one of: "
-                + ", ".join(job.source for job in jobs[:5])
+                + ", ".join(job.shown for job in jobs[:5])
             )
         yield from (replace(job, name=entry.name or job.name) for job in jobs)
 
@@ -151,11 +160,11 @@ def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
         other = by_name.setdefault(job.name.casefold(), job)
         if other is not job:
             raise BatchError(
-                f"two sources are called {job.name}: {other.source} and {job.source}. A list"
+                f"two sources are called {job.name}: {other.shown} and {job.shown}. A list"
                 " (--list) can give them names."
             )
         if job.name != os.path.basename(job.name) or job.name.startswith(".") or not job.name:
-            raise BatchError(f"{job.source}: {job.name!r} is no name for a folder in {out}")
+            raise BatchError(f"{job.shown}: {job.name!r} is no name for a folder in {out}")
     if is_url(out):
         return
     target = os.path.realpath(os.path.expanduser(out))

@@ -70,7 +70,7 @@ def do(task: Task, progress: Progress) -> Outcome:
 
 def failed(task: Task, reason: str) -> Outcome:
     """The outcome of a task that can't be done."""
-    return Outcome(task.number, "failed", Model(task.job.name, task.job.source, error=reason))
+    return Outcome(task.number, "failed", Model(task.job.name, task.job.shown, error=reason))
 
 
 def _do(task: Task, progress: Progress) -> Outcome:
@@ -128,7 +128,7 @@ def _compare(job: Job, prepared: Prepared) -> None:
         if sizes.get(symbol) != wanted
     ]
     if wrong:
-        raise PlanError(f"{job.source} is not {job.name}: {', '.join(wrong)}")
+        raise PlanError(f"{job.shown} is not {job.name}: {', '.join(wrong)}")
 
 
 def _difference(prepared: Prepared, options: Options, target: str) -> str:
@@ -150,7 +150,7 @@ def _difference(prepared: Prepared, options: Options, target: str) -> str:
 def _there(task: Task, model: Model) -> Outcome:
     """The outcome of a task that was done before, and is proved now where that was not done."""
     if task.level is not None and not _is_proved(model.verified, task.level):
-        folder = Path(task.out, task.job.name)
+        folder = os.path.join(task.out, task.job.name)
         prover(task.source, task.job.options, task.level)(folder)
         model = replace(model, verified=task.level)
     return Outcome(task.number, "there", model)
@@ -165,7 +165,7 @@ def _model(job: Job, prepared: Prepared) -> Model:
     formats = job.options.formats
     return Model(
         name=job.name,
-        source=job.source,
+        source=job.shown,
         architecture=plan.architecture.name,
         sizes=plan.sizes,
         parameters=plan.parameters,

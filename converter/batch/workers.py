@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from ctypes import Array, c_ulonglong
 
 # What a task may be doing, by the first word of what a progress callback is told.
-_STEPS = ("", "starting", "unpacking", "fetching", "converting", "hashing", "verifying", "sending")
+_STEPS = (
+    "",
+    "starting",
+    "unpacking",
+    "fetching",
+    "converting",
+    "hashing",
+    "verifying",
+    "uploading",
+)
 _JOB_BYTES, _BASE_BYTES = 128 * 10**6, 100 * 10**6  # what a conversion takes at most, and we do
 _CONNECT_SECONDS, _REPORT_SECONDS = 10, 1.0
 

@@ -229,6 +229,7 @@ class Part(Struct, frozen=True):
         entry, dtype = self.entry, self.variable.dtype
         self.check()
         shard = self._shard()
+        shard.fetch([(entry.offset, entry.offset + entry.size)])
         checksum = 0
         for start in range(0, entry.size, len(buffer) or 1):
             piece = buffer[: min(len(buffer), entry.size - start)]

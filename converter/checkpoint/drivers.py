@@ -144,21 +144,30 @@ def _threads() -> ThreadPoolExecutor:
     return _pools[process]
 
 
-def run(work: Coroutine[Any, Any, T], tick: Callable[[], None] | None = None) -> T:
+def run(
+    work: Callable[[], Coroutine[Any, Any, T]], url: str, tick: Callable[[], None] | None = None
+) -> T:
     """Wait for work that is done in fsspec's loop; an interrupt ends both.
 
     Args:
-        work: what is to be done.
+        work: what is to be done, called there.
+        url: what it is done with.
         tick: called in this thread, some times in a second, and at the end.
+
+    Raises:
+        Problem: there is no driver, or `work` raises that.
     """
+    driver(url)  # some can't be made in the loop
     from fsspec.asyn import get_loop
 
-    future = asyncio.run_coroutine_threadsafe(work, get_loop())
+    future = asyncio.run_coroutine_threadsafe(work(), get_loop())
     try:
         while not future.done():
             wait([future], 0.2)
             if tick is not None:
                 tick()
+        if tick is not None:
+            tick()
     except BaseException:
         future.cancel()
         raise
@@ -206,7 +215,7 @@ _LOGIN_ERRORS = {
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
-_UNREACHED = {"ClientConnectorError", "ConnectError", "EndpointConnectionError", "TransportError"}
+_UNREACHED = {"ClientConnectorError", "ConnectError", "EndpointConnectionError"}
 _DROPPED = {
     "ClientConnectionError",
     "ClientPayloadError",
@@ -217,6 +226,7 @@ _DROPPED = {
     "NetworkError",
     "ProtocolError",
     "TransferEncodingError",
+    "TransportError",
 }
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
@@ -239,9 +249,7 @@ def explain(error: BaseException, url: str) -> Problem:
     if status in (404, 410) or "FileNotFoundError" in names:
         return Problem("it is not there" + (f" ({status})" if status else ""), "missing")
     if names & {"gaierror", "ClientConnectorDNSError"}:
-        return Problem(
-            f"the host {at} can't be found: check its name, and the network", "transient"
-        )
+        return Problem(f"{at} can't be found: check its name, and the network", "transient")
     if names & {"SSLError", "ClientSSLError"}:
         reason = next((str(c.verify_message) for c in causes if hasattr(c, "verify_message")), "")
         return Problem(
@@ -284,6 +292,7 @@ def _status(error: BaseException) -> int:
         found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         found = getattr(answer, "status_code", None)
-    for name in ("status", "code"):
-        found = found or getattr(error, name, None)
+    found = found or getattr(error, "status", None)
+    if type(error).__name__ == "HttpError":  # of gcsfs; of aiohttp, 400 is any broken answer
+        found = found or getattr(error, "code", None)
     return found if isinstance(found, int) and 100 <= found < 600 else 0

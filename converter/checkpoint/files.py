@@ -37,6 +37,7 @@ UNPACKED_ALWAYS, UNPACKED_GROWTH = 1 << 30, 64
 _ZIP_END_BYTES, _ZIP_HEADER_BYTES, _ZIP_HEADERS = 42, 30, 256
 # A tar's header of a long name, or of attributes, is read whole, and every file takes a kilobyte.
 _TAR_HEADER_BYTES, _TAR_FILES, _TAR_ATTRIBUTES = 1 << 17, 100_000, 100
+_TAR_AHEAD = 2048  # what stands before a file has one to three blocks of 512
 
 
 def is_url(path: str) -> bool:
@@ -278,7 +279,6 @@ def archive(file: File, progress: Progress | None = None) -> Folder | None:
     Raises:
         CheckpointError: the archive is damaged.
     """
-    file.fetch([(0, 4), (257, 262)])
     head = file.read(0, min(file.size, 4))
     if head in (b"PK\x03\x04", b"PK\x05\x06"):
         return _Zip(file, progress)
@@ -377,7 +377,7 @@ class _Tar:
         self.path = file.name
         self._file = file
         try:
-            headers: Any = _Headers(file.stream(ahead=512))
+            headers: Any = _Headers(file.stream(_TAR_AHEAD))
             with tarfile.open(fileobj=headers, mode="r:") as contents:
                 self._members = {
                     _trim(member.name): (member.offset_data, member.size)

@@ -38,6 +38,7 @@ _SHOWN = 12
 # What a folder of the web is asked for that lists no names.
 _USUAL_PREFIXES = ("bert_model.ckpt", "model.ckpt")
 _SHARDS = 1000  # of a V1 checkpoint, that are asked for
+_LOOKED_INTO = 100  # files afar, each of which takes the time of two answers
 
 
 class Located(Struct, frozen=True):
@@ -292,10 +293,17 @@ def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]
 
 def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
     """V1 checkpoints have no index: they are told by their files' ends."""
+    names = [
+        name
+        for name in names
+        if not name.endswith(_NO_TABLE)
+        and not _is_of_a_set(name)
+        and os.path.basename(name) != "checkpoint"
+    ]
+    if is_url(folder.path) and len(names) > _LOOKED_INTO:
+        return []
     tables: dict[str, list[str]] = {}
     for name in names:
-        if name.endswith(_NO_TABLE) or _is_of_a_set(name) or os.path.basename(name) == "checkpoint":
-            continue
         try:
             if is_table(folder.open(name)):
                 tables.setdefault(_TABLE_SHARD.sub("", name), []).append(name)

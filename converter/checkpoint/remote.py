@@ -34,7 +34,7 @@ from . import web
 from .drivers import TRIES, Problem, call, driver, explain, patiently, pause, run
 from .files import File, Progress, no_room
 from .locate import ARCHIVES, INDEX, locate
-from .urls import ends_as_folder, is_web, join, shown, split
+from .urls import ends_as_folder, is_web, join, shown, split, store
 
 if TYPE_CHECKING:
     from .search import Found
@@ -43,12 +43,13 @@ T = TypeVar("T")
 
 _WEB_PIECE, _WEB_PARALLEL = 4 << 20, 12  # written as they come
 _PIECE, _PARALLEL = 2 << 20, 8  # in memory, twice, before they are written
-_FIRST_PIECE = 1 << 16  # tells whether a server of the web knows ranges
+_FIRST_PIECE = 1 << 19  # tells whether a server of the web knows ranges; all of a small file
 _USEFUL_BYTES = 1 << 16  # a try that brought so much was not in vain
 _PATIENCE_SECONDS = 120.0  # for tries in vain; some drivers try for half a minute themselves
 _ASKED_AT_ONCE = 12
-_SEEN_SECONDS = 10.0  # in which a checkpoint is found, which asks for a file more than once
+_SEEN_SECONDS = 3.0  # in which a checkpoint is found, which asks for a file more than once
 _FOLDERS = 64  # of a folder, that are looked into
+_UNLISTED = "the server does not list what lies there"
 _DEPTH = 12  # of the folders that a server of the web lists
 
 
@@ -93,15 +94,16 @@ class Remote:
 
     Args:
         url: where it is.
-        size: its bytes; None where the server does not say, and then all of it is fetched.
+        seen: what is known of it; where that is not its size, all of it is fetched.
         fd: of the file that it comes to, which is closed at the end; by default a temporary one.
 
     Raises:
         CheckpointError: it can't be fetched, or there is no room for it.
     """
 
-    def __init__(self, url: str, size: int | None, fd: int = -1) -> None:
+    def __init__(self, url: str, seen: "Seen", fd: int = -1) -> None:
         self.name = shown(url)
+        self.version = seen.version, seen.size
         self._url = url
         self._fd = fd
         self._here = Spans()
@@ -110,8 +112,8 @@ class Remote:
         self._turn = threading.Lock()  # so that nothing is fetched twice
         # Whether the server knows ranges; of the web, None until it is seen.
         self._knows_ranges: bool | None = None if is_web(url) else True
-        self._size = size
-        if size is None:
+        self._size = seen.size
+        if seen.size is None:
             self._size = self._fetch([(0, None)], None)
 
     @property
@@ -151,7 +153,7 @@ class Remote:
                 progress(f"fetching {self.name}", self._came, self._awaited)
 
         try:
-            run(self._fetch_all(gaps), tick)
+            run(lambda: self._fetch_all(gaps), self._url, tick)
         except Problem as problem:
             raise CheckpointError(f"{self.name} can't be read: {problem}") from problem
         with self._state:
@@ -294,31 +296,30 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-# A checkpoint may be opened anew while it is open, to be verified: what came does not come again.
+# A checkpoint is opened anew to be verified, while it is open: what came does not come again.
 _open: "weakref.WeakValueDictionary[tuple[int, str], Remote]" = weakref.WeakValueDictionary()
 _opening = threading.Lock()
 
 
-def open_url(url: str, size: int | None = None) -> File:
+def open_url(url: str, seen: "Seen | None" = None) -> File:
     """A file afar; none of its bytes is fetched, if the server tells how many there are.
 
     Args:
         url: the file.
-        size: its bytes, where that is known.
+        seen: what is known of it.
 
     Raises:
         CheckpointError: there is none, or it can't be had.
     """
+    seen = seen or _look_at([url])[0]
+    if seen.kind != "file":
+        problem = seen.problem or "it is a folder"
+        raise CheckpointError(f"{shown(url)} can't be opened: {problem}")
     key = os.getpid(), url
-    remote = _open.get(key)
-    if remote is None:
-        if size is None:
-            seen = _look_at([url])[0]
-            if seen.kind != "file":
-                raise CheckpointError(f"{shown(url)} can't be opened: {seen.problem}")
-            size = seen.size
-        with _opening:
-            remote = _open.setdefault(key, Remote(url, size))
+    with _opening:
+        remote = _open.get(key)
+        if remote is None or remote.version != (seen.version, seen.size):
+            remote = _open[key] = Remote(url, seen)
     return File(shown(url), remote, 0, remote.size)
 
 
@@ -327,6 +328,7 @@ class Seen(Struct, frozen=True):
 
     kind: Literal["file", "folder", "page", "missing", "denied"]
     size: int | None = None  # None where it is not known
+    version: str = ""  # another one, if the file is another one
     problem: str = ""
 
 
@@ -336,12 +338,7 @@ def _look_at(urls: Sequence[str]) -> list[Seen]:
     Raises:
         CheckpointError: a server does not answer, or there is no driver.
     """
-
-    found: list[Seen] = _run(_each(look, urls), urls[0])
-    return found
-
-
-_files_seen: dict[tuple[int, str], tuple[float, Seen]] = {}  # and when
+    return _run(lambda: _each(_look_once, urls), urls[0])
 
 
 async def look(url: str) -> Seen:
@@ -350,19 +347,9 @@ async def look(url: str) -> Seen:
     Raises:
         Problem: a server does not answer, or there is no driver.
     """
-    key = os.getpid(), url
-    when, seen = _files_seen.get(key, (0.0, None))
-    if seen is None or time.monotonic() - when > _SEEN_SECONDS:
-        seen = await _look_anew(url)
-        if seen.kind == "file":
-            _files_seen[key] = time.monotonic(), seen
-    return seen
-
-
-async def _look_anew(url: str) -> Seen:
     try:
         if is_web(url):
-            return Seen("file", await patiently(lambda: web.size(url), url))
+            return Seen("file", *await patiently(lambda: web.look(url), url))
         file_system, path = driver(url)
         info = await patiently(lambda: call(file_system, "info", path), url)
     except web.WebPage as problem:
@@ -371,9 +358,30 @@ async def _look_anew(url: str) -> Seen:
         if problem.kind in ("missing", "denied"):
             return Seen(problem.kind, problem=str(problem))
         raise
+    return _seen_of(info)
+
+
+def _seen_of(info: dict[str, Any]) -> Seen:
+    """What a driver says of a file or a folder."""
     if info["type"] == "directory":
-        return Seen("folder", problem="it is a folder")
-    return Seen("file", info["size"])
+        return Seen("folder")
+    said = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "created")
+    version = " ".join(str(info[name]) for name in said if info.get(name))
+    return Seen("file", info["size"], version)
+
+
+_files_seen: dict[tuple[int, str], tuple[float, Seen]] = {}  # and when
+
+
+async def _look_once(url: str) -> Seen:
+    """What a URL names, or named a moment ago if that was a file."""
+    key = os.getpid(), url
+    when, seen = _files_seen.get(key, (0.0, None))
+    if seen is None or time.monotonic() - when > _SEEN_SECONDS:
+        seen = await look(url)
+        if seen.kind == "file":
+            _files_seen[key] = time.monotonic(), seen
+    return seen
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -397,9 +405,9 @@ async def _each(ask: Callable[[str], Coroutine[Any, Any, T]], urls: Iterable[str
     return await _together([one(url) for url in urls])
 
 
-def _run(work: Any, url: str) -> Any:
+def _run(work: Callable[[], Coroutine[Any, Any, T]], url: str) -> T:
     try:
-        return run(work)
+        return run(work, url)
     except Problem as problem:
         raise CheckpointError(f"{shown(url)} can't be read: {problem}") from problem
 
@@ -415,6 +423,8 @@ def kind(url: str) -> str:
     seen = _look_at([url])[0]
     if seen.kind == "page":
         return "folder" if RemoteFolder(url).is_list() else ""
+    if seen.problem and url.rstrip("/") == store(url):  # nothing lies above it
+        raise CheckpointError(f"{shown(url)} can't be read: {seen.problem}")
     return seen.kind if seen.kind in ("file", "folder") else ""
 
 
@@ -449,14 +459,22 @@ class RemoteFolder:
         self.listed = True
         self._url = url
         self._expected = list(dict.fromkeys(expected))
-        self._sizes: dict[str, int | None] | None = None if files is None else dict.fromkeys(files)
+        self._seen: dict[str, Seen | None] | None = None if files is None else dict.fromkeys(files)
         self._turn = threading.Lock()
 
     def names(self) -> list[str]:
         return sorted(self._files())
 
     def open(self, name: str) -> File:
-        return open_url(join(self._url, name), (self._sizes or {}).get(name))
+        return open_url(join(self._url, name), self.look(name))
+
+    def look(self, name: str) -> Seen:
+        """What is known of a file.
+
+        Raises:
+            CheckpointError: a server does not answer.
+        """
+        return (self._seen or {}).get(name) or _look_at([join(self._url, name)])[0]
 
     def expecting(self, names: Sequence[str]) -> "RemoteFolder":
         """The same folder, which is asked for other names."""
@@ -464,44 +482,43 @@ class RemoteFolder:
 
     def is_list(self) -> bool:
         """Whether a page of the web lists files."""
-        listed: list[str] | None = _run(_web_list(self._url, self._expected), self._url)
-        return listed is not None
+        return _run(lambda: _web_list(self._url, self._expected), self._url) is not None
 
-    def _files(self) -> dict[str, int | None]:
-        """The names of the files, and their sizes where they are known."""
+    def _files(self) -> dict[str, Seen | None]:
+        """The names of the files, and what is known of them."""
         with self._turn:
-            if self._sizes is None:
-                self._sizes = _run(self._list(), self._url)
-            return self._sizes
+            if self._seen is None:
+                self._seen = _run(self._list, self._url)
+            return self._seen
 
-    async def _list(self) -> dict[str, int | None]:
+    async def _list(self) -> dict[str, Seen | None]:
         listed = await children(self._url, self._expected)
         if listed is None:
             self.listed = False
             return await self._ask()
-        files = {name: size for name, size in listed.items() if not name.endswith("/")}
+        files = {name: seen for name, seen in listed.items() if not name.endswith("/")}
         if not any(INDEX in name for name in files):
             folders = [name for name in listed if name.endswith("/")][:_FOLDERS]
             inner = await _each(children, [join(self._url, name) for name in folders])
             for folder, names in zip(folders, inner, strict=True):
                 below = (names or {}).items()
-                files |= {folder + name: size for name, size in below if not name.endswith("/")}
+                files |= {folder + name: seen for name, seen in below if not name.endswith("/")}
         return files
 
-    async def _ask(self) -> dict[str, int | None]:
+    async def _ask(self) -> dict[str, Seen | None]:
         """The files of the names that are expected, as far as they are there."""
-        seen = await _each(look, [join(self._url, name) for name in self._expected])
+        seen = await _each(_look_once, [join(self._url, name) for name in self._expected])
         named = list(zip(self._expected, seen, strict=True))
-        files = {name: one.size for name, one in named if one.kind == "file"}
-        for refusal in ("denied", "page"):
-            refused = [(name, one) for name, one in named if one.kind == refusal]
-            if refused and not files:
-                name, one = refused[0]
-                raise CheckpointError(f"{self.path}/{name} can't be read: {one.problem}")
+        files: dict[str, Seen | None] = {name: one for name, one in named if one.kind == "file"}
+        if not any(INDEX in name or name == self._expected[0] for name in files):
+            for refusal in ("denied", "page"):
+                for name, one in named:
+                    if one.kind == refusal:
+                        raise CheckpointError(f"{self.path}/{name} can't be read: {one.problem}")
         return files
 
 
-async def children(url: str, expected: Sequence[str] = ()) -> dict[str, int | None] | None:
+async def children(url: str, expected: Sequence[str] = ()) -> dict[str, Seen | None] | None:
     """What lies directly in a folder, folders with `/` at the end; None where nobody tells.
 
     Raises:
@@ -520,13 +537,13 @@ async def children(url: str, expected: Sequence[str] = ()) -> dict[str, int | No
         if problem.kind == "missing":
             return {}
         raise
-    found: dict[str, int | None] = {}
+    found: dict[str, Seen | None] = {}
     for entry in entries:
         # A name that ends with `/` stands for a folder on a store that has none.
         name = entry["name"].rpartition("/")[2]
         if name and entry["name"].strip("/") != path.strip("/"):
-            is_folder = entry["type"] == "directory"
-            found[f"{name}/" if is_folder else name] = None if is_folder else entry["size"]
+            seen = _seen_of(entry)
+            found[f"{name}/" if seen.kind == "folder" else name] = seen
     return found
 
 
@@ -557,7 +574,7 @@ def find(url: str) -> list[str]:
         found = await patiently(lambda: call(file_system, "find", path), url)
         return [_url_of(file_system, name, path, url) for name in found]
 
-    return sorted(_run(search(), url))
+    return sorted(_run(search, url))
 
 
 async def _web_find(url: str) -> list[str]:
@@ -566,7 +583,7 @@ async def _web_find(url: str) -> list[str]:
     for _ in range(_DEPTH):
         pages = await _each(_web_list, folders)
         if folders == [url] and pages == [None]:
-            raise Problem("the server does not list what lies there")
+            raise Problem(_UNLISTED)
         inside = [
             join(folder, name)
             for folder, names in zip(folders, pages, strict=True)
@@ -594,8 +611,10 @@ def expand(url: str) -> list[str]:
 
     async def search() -> list[str]:
         if is_web(url):
-            names = await _web_list(folder)
-            return [join(folder, n) for n in fnmatch.filter(names or (), pattern)]
+            listed = await _web_list(folder)
+            if listed is None:
+                raise Problem(_UNLISTED)
+            return [join(folder, name) for name in fnmatch.filter(listed, pattern)]
         # What stands before the first mark is the same in each.
         base = url[: min(url.find(mark) for mark in marks if mark in url)].rpartition("/")[0]
         file_system, path = driver(url)
@@ -603,7 +622,7 @@ def expand(url: str) -> list[str]:
         names = await patiently(lambda: call(file_system, "glob", path), url)
         return [_url_of(file_system, name, driver(base)[1], base) for name in names]
 
-    return sorted(_run(search(), url))
+    return sorted(_run(search, url))
 
 
 def _url_of(file_system: Any, name: str, path: str, url: str) -> str:
@@ -638,15 +657,15 @@ def search_url(url: str) -> "Iterator[Found]":
         here = RemoteFolder(folder, files=names)
         found = _of_folder(here, here.path.rpartition("/")[2])
         at = len(here.path) + 1
+        own = join(folder, "") if is_web(folder) else folder
         return [
-            Found(join(folder, one.path[at:]) if one.path[at:] else folder, one.name)
-            for one in found
+            Found(join(folder, one.path[at:]) if one.path[at:] else own, one.name) for one in found
         ]
 
     for place in expand(url):
         if split(place)[1].endswith(ARCHIVES):
             yield from in_archive(place)
-        elif kind(place) != "folder":
+        elif kind(place) != "folder" or (is_web(place) and not RemoteFolder(place).is_list()):
             located = locate(place)
             yield Found(place, os.path.basename(located.folder.path))
         else:
@@ -658,7 +677,8 @@ def search_url(url: str) -> "Iterator[Found]":
             with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
                 looked = [*threads.map(in_folder, *zip(*folders.items(), strict=True))]
                 looked += threads.map(in_archive, archives)
-            yield from sorted((one for some in looked for one in some), key=lambda one: one.path)
+            found = [one for some in looked for one in some]
+            yield from sorted(found, key=lambda one: shown(one.path).rstrip("/"))
 
 
 def download(
@@ -673,6 +693,6 @@ def download(
     found = sorted(set(afar.names()) & set(names))
     for name in found:
         file = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        remote = Remote(join(url, name), afar.open(name).size, file)
+        remote = Remote(join(url, name), afar.look(name), file)
         remote.fetch([(0, remote.size)], progress)
     return found

@@ -51,6 +51,15 @@ def ends_as_folder(url: str) -> bool:
     return path.endswith("/") or path == _root(path)
 
 
+def store(url: str) -> str:
+    """The bucket or repository that a URL lies in; "" where there is no such thing."""
+    scheme, _, path = url.partition("://")
+    parts = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "hf": 2}.get(scheme.lower(), 0)
+    if scheme.lower() == "hf" and path.startswith(("datasets/", "spaces/")):
+        parts = 3
+    return f"{scheme}://" + "/".join(path.split("/")[:parts]) if parts else ""
+
+
 def _root(url: str) -> str:
     found = _ROOT.match(url)
     return found[0] if found else ""

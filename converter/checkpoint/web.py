@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from .drivers import Problem, driver
 from .urls import split
 
 _PAGES = ("text/html", "application/xhtml+xml")
+_OF_URLS = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986
 _LARGEST_LIST = 16 << 20  # bytes of a page that lists files
 # Of Apache, nginx, lighttpd, Python, Node, IIS; others link to `..`, as no other page does.
 _LIST = re.compile(r"<title>\s*(index of|directory listing|files within|listing|[^<]* - /)", re.I)
@@ -32,8 +33,10 @@ class WebPage(Problem):
         )
 
 
-async def size(url: str) -> int | None:
-    """The bytes of a file, None where the server does not say; no byte of it is fetched.
+async def look(url: str) -> tuple[int | None, str]:
+    """A file's bytes, None where the server does not say, and what tells it from a later one.
+
+    No byte of it is fetched.
 
     Raises:
         WebPage: what is there is a page.
@@ -44,14 +47,19 @@ async def size(url: str) -> int | None:
             answer.raise_for_status()
         if answer.status < 300:
             _refuse_page(answer)
-            if (length := answer.content_length) is not None:
-                return int(length)
+            if answer.content_length is not None:
+                return int(answer.content_length), _version(answer)
     # A server may refuse HEAD, as one does whose URLs are signed for GET, or leave out the size.
     async with await _request("GET", url, {"Range": "bytes=0-0"}) as answer:
         if answer.status == 416:  # of an empty file
-            return _range(answer)[1] or 0
+            return _range(answer)[1] or 0, ""
         _check(answer)
-        return _range(answer)[1] if answer.status == 206 else answer.content_length
+        size = _range(answer)[1] if answer.status == 206 else answer.content_length
+        return size, _version(answer)
+
+
+def _version(answer: Any) -> str:
+    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
 
 @asynccontextmanager
@@ -141,7 +149,8 @@ async def _request(method: str, url: str, headers: dict[str, str] | None = None)
     given = options.pop("headers", {})
     headers = {**given, "Accept-Encoding": "identity", **(headers or {})}
     # What is escaped already stays as it is: a signature is of these very letters.
-    return session.request(method, URL(url, encoded="%" in url), headers=headers, **options)
+    address = URL(quote(url, safe=_OF_URLS), encoded=True) if "%" in url else URL(url)
+    return session.request(method, address, headers=headers, **options)
 
 
 def _check(answer: Any) -> None:
