@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from ..._version import __version__
 from ..checkpoint.files import Progress, is_url
-from ..errors import BertconvertError, BusyError, OutputError, PlanError
+from ..errors import BertconvertError, BusyError, OutputError, ParityError, PlanError
 from ..model_folder import WEIGHTS, convert, small_files
-from ..parity import prover
+from ..parity import prover, verify
+from ..parity.report import lines
 from ..parity.verdict import LEVELS
 from ..prepare import Options, Prepared, prepare
 from ..state_dict import safetensors_size
@@ -150,8 +151,10 @@ def _difference(prepared: Prepared, options: Options, target: str) -> str:
 def _there(task: Task, model: Model) -> Outcome:
     """The outcome of a task that was done before, and is proved now where that was not done."""
     if task.level is not None and not _is_proved(model.verified, task.level):
-        folder = os.path.join(task.out, task.job.name)
-        prover(task.source, task.job.options, task.level)(folder)
+        target = os.path.join(task.out, task.job.name)
+        verdict = verify(task.source, target, level=task.level, options=task.job.options)
+        if not verdict.passed:
+            raise ParityError("\n".join([f"{target} is there, and fails:", *lines(verdict)]))
         model = replace(model, verified=task.level)
     return Outcome(task.number, "there", model)
 

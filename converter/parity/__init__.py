@@ -128,7 +128,7 @@ def verify(
 
 def prover(
     path: str | os.PathLike[str], options: Options = DEFAULTS, level: str | None = None
-) -> Callable[[Path | str], str]:
+) -> Callable[[Path], str]:
     """What `convert` takes as `prove`: a folder that fails is not published.
 
     Without a level, the proof goes as far as the installed packages allow. It gives a sentence for
@@ -136,7 +136,7 @@ def prover(
     with the report.
     """
 
-    def prove(folder: Path | str) -> str:
+    def prove(folder: Path) -> str:
         from .report import card_sentence, lines
 
         verdict = verify(path, folder, level=level, options=options)
