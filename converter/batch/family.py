@@ -1,6 +1,7 @@
 """The table of a family: family.json for programs, README.md for people."""
 
 import os
+from textwrap import shorten
 
 import msgspec
 from msgspec import Struct
@@ -10,6 +11,7 @@ from ..errors import OutputError
 from . import place
 
 JSON, TABLE = "family.json", "README.md"
+_CELL = 200  # letters of a failure, which family.json has in full
 _MARK = "<!-- written by bertconvert batch -->"
 
 
@@ -113,7 +115,7 @@ def _table(models: list[Model]) -> str:
 
 def _verdict(model: Model) -> str:
     if model.error:
-        return f"failed: {model.error}"
+        return shorten(f"failed: {model.error}", _CELL, placeholder=" ...")
     return f"verified: {model.verified}" if model.verified else "converted, not verified"
 
 
