@@ -65,7 +65,7 @@ def cli() -> None:
     """Google's BERT checkpoints out of TensorFlow 1, faithfully and fast.
 
     CKPT is whatever you have: a folder, a prefix (.../bert_model.ckpt), any file of the set, a .zip
-    or .tar.gz as published.
+    or .tar.gz as published, or the URL of any of these (https://, s3://, gs://, hf://).
     """
 
 
@@ -211,7 +211,7 @@ def tf2pt(ckpt: str, out: str, proved: bool, quiet: bool, as_json: bool, **optio
     if quiet or as_json:
         return
     sizes = " ".join(f"{symbol}={size:,}" for symbol, size in conversion.sizes.items())
-    say(f"{ckpt} -> {out}")
+    say(f"{_shown(ckpt)} -> {_shown(out)}")
     say(f"  {conversion.architecture} ({sizes})")
     say(
         f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
@@ -314,13 +314,24 @@ def batch(
         "left": summary.left,
     }
     if as_json:
-        _print_json_line({"event": "end", "out": out, **counts})
+        _print_json_line({"event": "end", "out": _shown(out), **counts})
     elif not quiet:
         words = {"there": "there already", "left": "not begun"}
         told = ", ".join(f"{n:,} {words.get(what, what)}" for what, n in counts.items() if n)
         say(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - begin:.1f} s")
-        say(f"the table is {out.rstrip('/')}/README.md, and family.json for programs")
+        say(f"the table is {_shown(out).rstrip('/')}/README.md, and family.json for programs")
     ctx.exit(1 if summary.failed else 0)
+
+
+def _shown(place: str) -> str:
+    """A path, or a URL without what is secret in it."""
+    from .converter.checkpoint.files import is_url
+
+    if not is_url(place):
+        return place
+    from .converter.checkpoint.urls import shown
+
+    return shown(place)
 
 
 def _json_lines() -> Callable[["Event"], None]:

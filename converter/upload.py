@@ -77,7 +77,7 @@ def check_url(url: str, force: bool) -> set[str]:
             raise Problem(f"there is no {shown(owner)}")
         if (await look(url)).kind == "file":
             raise OutputError(f"{shown(url)} is a file, or lies in one; name a folder")
-        return {*(await children(url) or ())}
+        return {name.rstrip("/") for name in await children(url) or ()}
 
     names = _run(lying, url)
     if UNFINISHED in names and MARK not in names:  # left by a process that was killed
@@ -103,22 +103,32 @@ def _upload(stage: Path, url: str, replaced: set[str], progress: Progress | None
         begun.append(UNFINISHED)
         write_bytes(join(url, UNFINISHED), b"An upload that is not finished.\n")
         if MARK in replaced:
-            _run(_patient("rm_file", join(url, MARK)), url)
+            _remove(join(url, MARK))
         for name in names:
             if name == MARK:
                 for old in sorted(replaced - set(names)):
-                    _run(_patient("rm_file", join(url, old)), url)
+                    _remove(join(url, old))
             begun.append(name)
             _put(stage / name, join(url, name), progress)
-        _run(_patient("rm_file", join(url, UNFINISHED)), url)
+        _remove(join(url, UNFINISHED))
     except BaseException:
         for name in reversed(begun):
             with suppress(Exception):
                 run(partial(_call, "rm_file", join(url, name)), url)
+            with suppress(Exception):
+                run(partial(_forget_parts, join(url, name)), url)
         if not replaced:
             with suppress(Exception):
                 run(partial(_call, "rmdir", url), url)
         raise
+
+
+def _remove(url: str) -> None:
+    try:
+        run(_patient("rm_file", url), url)
+    except Problem as problem:
+        if problem.kind != "missing":  # a try whose answer was lost may have done it
+            raise OutputError(f"{shown(url)} can't be deleted: {problem}") from problem
 
 
 def _put(file: Path, url: str, progress: Progress | None) -> None:
@@ -153,6 +163,17 @@ async def _call(method: str, url: str, *before: str, **options: Any) -> Any:
         known = inspect.signature(own).parameters
         options |= {name: value for name, value in parts.items() if name in known}
     return await call(file_system, method, *before, path, **options)
+
+
+async def _forget_parts(url: str) -> None:
+    """S3 keeps the parts of an upload that was broken off, unseen and paid for."""
+    file_system, path = driver(url)
+    if protocol(url) in ("s3", "s3a"):
+        bucket, key, _ = file_system.split_path(path)
+        listed = await file_system._call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
+        for one in listed.get("Uploads", []):
+            if one["Key"] == key:
+                await file_system._abort_mpu(bucket, key, one["UploadId"])
 
 
 def _patient(method: str, url: str, **options: Any) -> "Work[Any]":

@@ -114,6 +114,7 @@ def batch(
 
     Raises:
         BatchError: the scheduler can't be used.
+        BertconvertError: it went away.
         OutputError: `out` can't be written, or holds a table that is not a batch's.
     """
     out = os.fspath(out)
@@ -213,6 +214,7 @@ def _outcomes(
                         task = queue.popleft()
                         running[opened.executor.submit(opened.work, task)] = task
                     done, _ = wait(running, _TICK_SECONDS, FIRST_COMPLETED)
+                    opened.check()
                     for future in done:
                         task = running.pop(future)
                         _tell(task, opened.step(task.number), begun, watch)
@@ -267,10 +269,8 @@ def _outcome(future: Future[Outcome], task: Task) -> Outcome | None:
     """What became of a task; None where its worker died under it."""
     try:
         error = future.exception()
-    except CancelledError:
-        raise BatchError(
-            "the scheduler went away. What is done stays; the same call goes on from there"
-        ) from None
+    except CancelledError:  # by a scheduler that is going away
+        return None
     if error is None:
         return future.result()
     if isinstance(error, BrokenExecutor | SystemExit | KeyboardInterrupt):

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ..._version import __version__
 from ..checkpoint.files import is_url
-from ..errors import BatchError
+from ..errors import BatchError, BertconvertError
 from .work import Outcome, Task, do
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Workers(Struct, frozen=True):
     room: int  # how many tasks it is given at a time
     step: Callable[[int], Step | None]  # of a task, by its number; None before it has begun
     stop: Callable[[], None]  # makes what runs end soon, and leave nothing half made
+    check: Callable[[], None]  # raises BertconvertError where nobody is there any more
 
 
 def default_jobs() -> int:
@@ -112,7 +113,7 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
         table[0] = 1
 
     try:
-        yield Workers(executor, _in_process, 2 * jobs, step, stop)
+        yield Workers(executor, _in_process, 2 * jobs, step, stop, lambda: None)
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -161,6 +162,7 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
         BatchError: dask.distributed is not installed, nobody answers there, there are no workers,
             or they have another bertconvert or another disk.
     """
+    import logging
     import uuid
 
     try:
@@ -170,6 +172,9 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
             f"--scheduler needs dask.distributed, which can't be imported ({error});"
             " `pip install 'bertconvert[cluster]'` brings it"
         ) from error
+    for loud in ("distributed", "distributed.client", "tornado.application"):
+        # What they say of a connection that ends is a traceback; we have our own words for it.
+        logging.getLogger(loud).setLevel(logging.CRITICAL)
     try:
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:  # a timeout is an OSError
@@ -187,9 +192,19 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
             said[number] = Step(what, done, total)
 
         client.subscribe_topic(topic, hear)
+
+        def check() -> None:
+            # Of some futures nothing more would be heard.
+            if client.status != "running":
+                raise BertconvertError(
+                    f"the scheduler at {address} went away. What is done stays; the same call goes"
+                    " on from there"
+                )
+
         executor = client.get_executor(pure=False)
         try:
-            yield Workers(executor, _OnCluster(topic), 2 * threads + 32, said.get, lambda: None)
+            room = 2 * threads + 32
+            yield Workers(executor, _OnCluster(topic), room, said.get, lambda: None, check)
         finally:
             executor.shutdown(wait=False)  # which takes back what has not begun
             client.unsubscribe_topic(topic)

@@ -22,10 +22,9 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -33,11 +32,8 @@ from ..errors import CheckpointError
 from . import web
 from .drivers import TRIES, Problem, call, driver, explain, patiently, pause, run
 from .files import File, Progress, no_room
-from .locate import ARCHIVES, INDEX, locate
+from .locate import ARCHIVES, INDEX
 from .urls import ends_as_folder, is_web, join, shown, split, store
-
-if TYPE_CHECKING:
-    from .search import Found
 
 T = TypeVar("T")
 
@@ -46,7 +42,7 @@ _PIECE, _PARALLEL = 2 << 20, 8  # in memory, twice, before they are written
 _FIRST_PIECE = 1 << 19  # tells whether a server of the web knows ranges; all of a small file
 _USEFUL_BYTES = 1 << 16  # a try that brought so much was not in vain
 _PATIENCE_SECONDS = 120.0  # for tries in vain; some drivers try for half a minute themselves
-_ASKED_AT_ONCE = 12
+ASKED_AT_ONCE = 12
 _SEEN_SECONDS = 3.0  # in which a checkpoint is found, which asks for a file more than once
 _FOLDERS = 64  # of a folder, that are looked into
 _UNLISTED = "the server does not list what lies there"
@@ -366,7 +362,7 @@ def _seen_of(info: dict[str, Any]) -> Seen:
     if info["type"] == "directory":
         return Seen("folder")
     said = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "created")
-    version = " ".join(str(info[name]) for name in said if info.get(name))
+    version = next((str(info[name]) for name in said if info.get(name)), "")
     return Seen("file", info["size"], version)
 
 
@@ -396,7 +392,7 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 async def _each(ask: Callable[[str], Coroutine[Any, Any, T]], urls: Iterable[str]) -> list[T]:
     """What is answered for each URL, of which only some are asked at a time."""
-    gate = asyncio.Semaphore(_ASKED_AT_ONCE)
+    gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def one(url: str) -> T:
         async with gate:
@@ -426,6 +422,15 @@ def kind(url: str) -> str:
     if seen.problem and url.rstrip("/") == store(url):  # nothing lies above it
         raise CheckpointError(f"{shown(url)} can't be read: {seen.problem}")
     return seen.kind if seen.kind in ("file", "folder") else ""
+
+
+def is_listed_folder(url: str) -> bool:
+    """Whether it is a folder, and what lies below it can be told.
+
+    Raises:
+        CheckpointError: a server does not answer, or there is no driver.
+    """
+    return kind(url) == "folder" and (not is_web(url) or RemoteFolder(url).is_list())
 
 
 def may_be_folder(url: str) -> bool:
@@ -631,54 +636,6 @@ def _url_of(file_system: Any, name: str, path: str, url: str) -> str:
     if name.startswith(f"{path}/"):
         return join(url, name[len(path) + 1 :])
     return str(file_system.unstrip_protocol(name))
-
-
-def search_url(url: str) -> "Iterator[Found]":
-    """Every checkpoint that a URL means: below a folder, in an archive, of a pattern.
-
-    Raises:
-        CheckpointError: what was named can't be read, or can't be listed.
-    """
-    from .search import Found, _in_archive, _of_folder, _stem
-
-    def in_archive(archive: str) -> list[Found]:
-        own = Found(archive, _stem(split(archive)[1]))
-        try:
-            inside = list(_in_archive(open_url(archive), None))
-        except CheckpointError:  # whoever opens it will say why, and the others go on
-            return [own]
-        at = len(shown(archive)) + 1
-        return [
-            Found(join(archive, one.path[at:]) if one.path[at:] else archive, one.name, one.nbytes)
-            for one in inside
-        ] or [own]
-
-    def in_folder(folder: str, names: list[str]) -> list[Found]:
-        here = RemoteFolder(folder, files=names)
-        found = _of_folder(here, here.path.rpartition("/")[2])
-        at = len(here.path) + 1
-        own = join(folder, "") if is_web(folder) else folder
-        return [
-            Found(join(folder, one.path[at:]) if one.path[at:] else own, one.name) for one in found
-        ]
-
-    for place in expand(url):
-        if split(place)[1].endswith(ARCHIVES):
-            yield from in_archive(place)
-        elif kind(place) != "folder" or (is_web(place) and not RemoteFolder(place).is_list()):
-            located = locate(place)
-            yield Found(place, os.path.basename(located.folder.path))
-        else:
-            folders: dict[str, list[str]] = {}
-            for file in find(place):
-                folder, name = split(file)
-                folders.setdefault(folder, []).append(name)
-            archives = [join(f, n) for f in folders for n in folders[f] if n.endswith(ARCHIVES)]
-            with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-                looked = [*threads.map(in_folder, *zip(*folders.items(), strict=True))]
-                looked += threads.map(in_archive, archives)
-            found = [one for some in looked for one in some]
-            yield from sorted(found, key=lambda one: shown(one.path).rstrip("/"))
 
 
 def download(

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
@@ -37,9 +38,7 @@ def find_checkpoints(source: str, progress: Progress | None = None) -> list[Foun
     source = os.path.expanduser(source)
     is_pattern = glob.has_magic(source) and not os.path.lexists(source)
     if is_url(source):
-        from .remote import search_url
-
-        found = list(search_url(source))
+        found = list(_afar(source))
     elif is_pattern:
         places = sorted(glob.glob(source, recursive=True))
         if not places:
@@ -84,6 +83,62 @@ def _in_directories(place: str, progress: Progress | None) -> Iterator[Found]:
                     yield from _in_archive(open_file(inner, inner), progress)
                 except CheckpointError:  # whoever opens it will say why, and the others go on
                     yield Found(inner, _stem(name))
+
+
+def _afar(url: str) -> Iterator[Found]:
+    """Every checkpoint that a URL means: below a folder, in an archive, of a pattern."""
+    from . import remote, urls
+
+    for place in remote.expand(url):
+        if urls.split(place)[1].endswith(ARCHIVES):
+            yield from _in_archive_afar(place)
+        elif remote.is_listed_folder(place):
+            folders: dict[str, list[str]] = {}
+            for file in remote.find(place):
+                folder, name = urls.split(file)
+                folders.setdefault(folder, []).append(name)
+            archives = [
+                urls.join(folder, name)
+                for folder, names in folders.items()
+                for name in names
+                if name.endswith(ARCHIVES)
+            ]
+            with ThreadPoolExecutor(remote.ASKED_AT_ONCE) as threads:
+                looked = [*threads.map(_in_folder_afar, *zip(*folders.items(), strict=True))]
+                looked += threads.map(_in_archive_afar, archives)
+            found = [one for some in looked for one in some]
+            yield from sorted(found, key=lambda one: urls.shown(one.path).rstrip("/"))
+        else:
+            yield Found(place, os.path.basename(locate(place).folder.path))
+
+
+def _in_archive_afar(url: str) -> list[Found]:
+    from .remote import open_url
+    from .urls import join, shown, split
+
+    own = Found(url, _stem(split(url)[1]))
+    try:
+        inside = list(_in_archive(open_url(url), None))
+    except CheckpointError:  # whoever opens it will say why, and the others go on
+        return [own]
+    at = len(shown(url)) + 1
+    return [
+        Found(join(url, one.path[at:]) if one.path[at:] else url, one.name, one.nbytes)
+        for one in inside
+    ] or [own]
+
+
+def _in_folder_afar(url: str, names: list[str]) -> list[Found]:
+    from .remote import RemoteFolder
+    from .urls import is_web, join
+
+    here = RemoteFolder(url, files=names)
+    at = len(here.path) + 1
+    own = join(url, "") if is_web(url) else url
+    return [
+        Found(join(url, one.path[at:]) if one.path[at:] else own, one.name)
+        for one in _of_folder(here, here.path.rpartition("/")[2])
+    ]
 
 
 def _in_archive(file: File, progress: Progress | None) -> Iterator[Found]:
