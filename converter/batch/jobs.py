@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from ..checkpoint.files import Progress, is_url
@@ -55,7 +55,7 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
     activation: Literal["auto", "tanh", "erf"] | None = None
     dtype: Literal["keep", "float32", "float16", "bfloat16"] | None = None
     lower_case: bool | None = None
-    formats: tuple[Literal["safetensors", "bin"], ...] | None = None
+    formats: Annotated[tuple[Literal["safetensors", "bin"], ...], Meta(min_length=1)] | None = None
 
 
 class _List(Struct, frozen=True, forbid_unknown_fields=True):

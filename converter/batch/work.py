@@ -116,7 +116,13 @@ def _do(task: Task, progress: Progress) -> Outcome:
         return prove(stage)
 
     options = replace(job.options, force=force)
-    _patiently(lambda: convert(task.source, target, options, progress, look))
+    try:
+        _patiently(lambda: convert(task.source, target, options, progress, look))
+    except OutputError:
+        if force or place.read(target, _PROVENANCE) is None:
+            raise
+        # Somebody else made it meanwhile, such as a worker of a call that was stopped.
+        return _do(task, progress)
     return Outcome(task.number, "converted", model)
 
 
