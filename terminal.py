@@ -62,6 +62,10 @@ def printable(text: str) -> str:
     )
 
 
+def _one_line(name: str) -> str:
+    return printable(name).replace("\n", "\\n")
+
+
 def say_pairs(rows: Iterable[tuple[tuple[str, ...], tuple[str, str], int]]) -> None:
     """Variables with their shapes, and below each the tensor that it becomes."""
     for (variable, tensor), (shape, op), _ in rows:
@@ -179,7 +183,7 @@ class Board:
         self._sizes = {name: size or typical for name, size in sizes.items()}
         self._is_sized = bool(known)
         self._total = sum(self._sizes.values())
-        self._width = min(max(map(len, sizes), default=0), 40)
+        self._width = min(max((len(_one_line(name)) for name in sizes), default=0), 40)
         self._quiet = quiet
         self._done = 0  # bytes of those that are done
         self._ended = 0
@@ -205,8 +209,7 @@ class Board:
         else:
             sizes = " ".join(f"{s}={model.sizes[s]:,}" for s in ("L", "H") if s in model.sizes)
             proved = f"  verified: {model.verified}" if model.verified else ""
-            parameters = f"{model.parameters:,} parameters"
-            self._end(name, event.kind, f"{sizes}  {parameters}  {size_text(model.nbytes)}{proved}")
+            self._end(name, event.kind, f"{sizes}  {size_text(model.nbytes)}{proved}")
 
     def _go_on(self, name: str, what: str, done: int, total: int) -> None:
         self._running[name] = what, done, total
@@ -218,7 +221,7 @@ class Board:
         elif now - self._said >= 5:
             self._said = now
             steps = "; ".join(
-                f"{name}: {what} {_part(done, total)}".rstrip()
+                f"{_one_line(name)}: {what} {_part(done, total)}".rstrip()
                 for name, (what, done, total) in self._running.items()
             )
             say(f"{self._ended:,} of {len(self._sizes):,} done; {steps}")
@@ -234,7 +237,7 @@ class Board:
             return
         if sys.stderr.isatty():
             word = click.style(word, fg=_WORDS.get(word, "red"), bold=failed)
-        line = f"{printable(name):<{self._width}}  {word}  {printable(rest)}"
+        line = f"{_one_line(name):<{self._width}}  {word}  {printable(rest)}"
         if self._bars is None:
             click.echo(line, err=True)
         else:
@@ -254,7 +257,7 @@ class Board:
             part += self._sizes[name] * _share(what, done, total)
             self._bars.update(
                 self._tasks[name],
-                description=f"{printable(name)[: self._width]} {what}",
+                description=f"{_one_line(name)[: self._width]} {what}",
                 completed=done,
                 total=total or None,
                 part=_part(done, total),

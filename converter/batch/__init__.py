@@ -80,6 +80,8 @@ def gather(
         jobs += from_family(family, base_url, options)
     elif base_url is not None:
         raise BatchError("a base URL is for a family; --family names one")
+    # Several sources may mean the same checkpoint.
+    jobs = list({(job.name, job.index or job.source, job.options): job for job in jobs}.values())
     check_jobs(jobs, sources, out)
     return jobs
 
@@ -201,6 +203,7 @@ def _outcomes(
 ) -> Generator[Outcome]:
     """Do the tasks; those whose worker died are done again, each alone, to see which killed it."""
     left, suspects = deque(tasks), deque[Task]()
+    in_vain = 0  # rounds, in a row, in which no worker came as far as to begin
     while left or suspects:
         alone = bool(suspects)
         queue = deque([suspects.popleft()]) if alone else left
@@ -210,7 +213,7 @@ def _outcomes(
             lost: list[Task] = []
             try:
                 while (queue or running) and not lost:
-                    while queue and len(running) < opened.room:
+                    while queue and len(running) < (opened.at_once if fail_fast else opened.room):
                         task = queue.popleft()
                         running[opened.executor.submit(opened.work, task)] = task
                     done, _ = wait(running, _TICK_SECONDS, FIRST_COMPLETED)
@@ -239,7 +242,8 @@ def _outcomes(
                 opened.stop()
                 raise
         lost += running.values()
-        if lost and not begun and not alone:
+        in_vain = in_vain + 1 if lost and not begun and not alone else 0
+        if in_vain == 2:
             raise BatchError(
                 "no worker process could begin. A program has to call batch() below"
                 " `if __name__ == '__main__':`, as the workers import it"
@@ -250,6 +254,8 @@ def _outcomes(
                     task,
                     "its process was killed, twice; by the system, most likely, for want of memory",
                 )
+                if fail_fast:
+                    return
             elif task.number in begun:
                 suspects.append(task)
             else:

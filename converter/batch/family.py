@@ -2,6 +2,7 @@
 
 import os
 from textwrap import shorten
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -10,8 +11,8 @@ from ..._version import __version__
 from ..errors import OutputError
 from . import place
 
-JSON, TABLE = "family.json", "README.md"
-_CELL = 200  # letters of a failure, which family.json has in full
+TABLES = JSON, TABLE = "family.json", "README.md"
+_CELL = 500  # letters of a failure, which family.json has in full
 _MARK = "<!-- written by bertconvert batch -->"
 
 
@@ -86,7 +87,7 @@ def _table(models: list[Model]) -> str:
     for model in models:
         size = {symbol: f"{number:,}" for symbol, number in model.sizes.items()}
         cells = [
-            f"[{model.name}]({model.name})" if not model.error else model.name,
+            f"[{model.name}]({quote(model.name)})" if not model.error else model.name,
             size.get("L", ""),
             size.get("H", ""),
             f"{model.parameters:,}" if model.parameters else "",
@@ -101,16 +102,26 @@ def _table(models: list[Model]) -> str:
     failed = len(models) - len(done)
     parts = [
         _MARK,
-        f"# {len(done):,} models, converted from TensorFlow 1 checkpoints",
+        f"# {len(done):,} model{'' if len(done) == 1 else 's'}, converted from TensorFlow 1"
+        " checkpoints",
         f"{total:,} parameters in all."
         + (f" {failed:,} of the checkpoints could not be converted." if failed else "")
         + f" Written by bertconvert {__version__}; `{JSON}` has the same for programs. Each folder"
         " loads with `transformers`, and its README.md says what it is and how it was made.",
         "\n".join(rows),
     ]
-    if sums := [f"{m.sha256}  {m.name}/{m.file}" for m in done if m.sha256]:
+    if sums := [_sum(model) for model in done if model.sha256]:
         parts += ["The weights, for `sha256sum --check`:", "\n".join(["```", *sums, "```"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _sum(model: Model) -> str:
+    """A line of `sha256sum`, which escapes names of several lines."""
+    path = f"{model.name}/{model.file}"
+    if "\n" in path:
+        escaped = path.replace("\\", "\\\\").replace("\n", "\\n")
+        return f"\\{model.sha256}  {escaped}"
+    return f"{model.sha256}  {path}"
 
 
 def _verdict(model: Model) -> str:

@@ -15,6 +15,7 @@ from ..errors import BatchError, CheckpointError
 from ..mapping import FOLDER
 from ..plan import Choices
 from ..prepare import DEFAULTS, Options
+from .family import TABLES
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Job(Struct, frozen=True):
     source: str  # as a conversion takes it
     options: Options = DEFAULTS
     nbytes: int = 0  # of the source; 0 where that is not known
+    index: str = ""  # the file that is opened first; "" where that is not known yet
     sizes: dict[str, int] = {}  # that it has to have, by the mapping's symbols
     error: str = ""  # why there is nothing to convert
 
@@ -38,7 +40,7 @@ class Job(Struct, frozen=True):
             from ..checkpoint.urls import shown
 
             return shown(self.source)
-        return self.source
+        return _text(self.source)
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,10 +94,10 @@ def from_sources(
     for source in sources:
         try:
             for found in find_checkpoints(source, progress):
-                yield Job(found.name, found.path, options, found.nbytes)
+                yield Job(_text(found.name), found.path, options, found.nbytes, found.index)
         except CheckpointError as error:
             name = os.path.basename(source.rstrip("/")).lstrip(".") or "source"
-            yield Job(name, source, options, error=str(error))
+            yield Job(_text(name), source, options, error=_text(str(error)))
 
 
 def from_list(
@@ -134,7 +136,7 @@ def from_family(name: str, base_url: str | None, options: Options = DEFAULTS) ->
         source = f"{base}/{model.file}"
         if os.path.isdir(f"{base}/{model.name}") and not os.path.exists(source):
             source = f"{base}/{model.name}"  # somebody unpacked it
-        yield Job(model.name, source, options, model.nbytes, model.sizes)
+        yield Job(model.name, source, options, model.nbytes, sizes=model.sizes)
 
 
 def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
@@ -163,7 +165,7 @@ def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
                 f"two sources are called {job.name}: {other.shown} and {job.shown}. A list"
                 " (--list) can give them names."
             )
-        if job.name != os.path.basename(job.name) or job.name.startswith(".") or not job.name:
+        if not _is_folder_name(job.name):
             raise BatchError(f"{job.shown}: {job.name!r} is no name for a folder in {out}")
     if is_url(out):
         return
@@ -172,6 +174,11 @@ def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
         place = os.path.realpath(os.path.expanduser(source))
         if not is_url(source) and os.path.commonpath([place, target]) == place:
             raise BatchError(f"{out} lies in the source {source}; name a folder elsewhere")
+
+
+def _is_folder_name(name: str) -> bool:
+    is_plain = name == os.path.basename(name) and not name.startswith(".") and "\0" not in name
+    return bool(name) and is_plain and name.casefold() not in {t.casefold() for t in TABLES}
 
 
 def _overlaid(options: Options, entry: _Entry, folder: Path) -> Options:
@@ -186,6 +193,11 @@ def _overlaid(options: Options, entry: _Entry, folder: Path) -> Options:
             said[name] = Path(_beside(folder, said[name]))
     chosen = {name: said.pop(name) for name in Choices.__struct_fields__ if name in said}
     return replace(options, choices=replace(options.choices, **chosen), **said)
+
+
+def _text(path: str) -> str:
+    """A path as text: what is not UTF-8 in it is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _beside(folder: Path, path: str) -> str:

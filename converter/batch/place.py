@@ -1,6 +1,7 @@
 """The folder of a family, on a disk or at a URL."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoint.files import is_url
@@ -53,4 +54,6 @@ def write(folder: str, name: str, content: bytes) -> None:
         beside.write_bytes(content)  # not flushed to the disk: the next run can write it again
         os.rename(beside, path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise OutputError(f"{path} can't be written: {error.strerror}") from error

@@ -5,7 +5,6 @@ Both are a `concurrent.futures.Executor`, beside which every task says how far i
 
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -37,6 +36,8 @@ _STEPS = (
 )
 _JOB_BYTES, _BASE_BYTES = 128 * 10**6, 100 * 10**6  # what a conversion takes at most, and we do
 _CONNECT_SECONDS, _REPORT_SECONDS = 10, 1.0
+_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_GRACE_SECONDS = 0.5  # for taking away what is half made
 
 
 class Step(Struct, frozen=True):
@@ -52,7 +53,8 @@ class Workers(Struct, frozen=True):
 
     executor: Executor
     work: Callable[[Task], Outcome]
-    room: int  # how many tasks it is given at a time
+    at_once: int  # how many tasks are done at a time
+    room: int  # how many it is given, so that none of them waits for us
     step: Callable[[int], Step | None]  # of a task, by its number; None before it has begun
     stop: Callable[[], None]  # makes what runs end soon, and leave nothing half made
     check: Callable[[], None]  # raises BertconvertError where nobody is there any more
@@ -101,6 +103,7 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     # threads, is not.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.work"])
+    _start_server()
     # Shared memory, without a lock: a worker that is killed leaves none behind it.
     table: Any = context.RawArray("Q", 1 + 3 * tasks)  # whether to stop; step, done, total of each
     executor = ProcessPoolExecutor(jobs, context, _begin, (table,))
@@ -113,30 +116,49 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
         table[0] = 1
 
     try:
-        yield Workers(executor, _in_process, 2 * jobs, step, stop, lambda: None)
+        yield Workers(executor, _in_process, jobs, 2 * jobs, step, stop, _nothing)
     finally:
         executor.shutdown(cancel_futures=True)
 
 
+def _nothing() -> None:
+    pass
+
+
 _table: "Array[c_ulonglong] | None" = None
+
+
+def _start_server() -> None:
+    """Start the server whose forks the workers are, deaf to what a terminal sends to all.
+
+    Who began them is told, too, and lets them stop; without it they end by themselves.
+    """
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # which would make us hear again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(table: "Array[c_ulonglong]") -> None:
     """Make a process a worker."""
     global _table
     _table = table
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal; who has us says when to stop
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Nobody waits for the work of a process whose parent was killed."""
+    """Nobody waits for the work of a process whose parent was killed: end, and leave no half."""
     from multiprocessing import connection, parent_process
 
     parent = parent_process()
-    assert parent is not None
+    assert parent is not None and _table is not None
     connection.wait([parent.sentinel])
+    _table[0] = 1
+    time.sleep(_GRACE_SECONDS)
     os._exit(1)
 
 
@@ -204,7 +226,7 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
         executor = client.get_executor(pure=False)
         try:
             room = 2 * threads + 32
-            yield Workers(executor, _OnCluster(topic), room, said.get, lambda: None, check)
+            yield Workers(executor, _OnCluster(topic), threads, room, said.get, _nothing, check)
         finally:
             executor.shutdown(wait=False)  # which takes back what has not begun
             client.unsubscribe_topic(topic)

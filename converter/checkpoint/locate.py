@@ -225,7 +225,7 @@ def _folder(path: str, name: str = "") -> Folder:
 
 def _expected(name: str) -> list[str]:
     """The names that may lie in a folder whose names nobody tells, where `name` is looked for."""
-    prefixes = [_stem(name)] if name else []
+    prefixes = [prefix_of(name)] if name else []
     prefixes += _USUAL_PREFIXES
     names = [name] if name else []
     for prefix in prefixes:
@@ -268,7 +268,7 @@ def _is_of_a_set(name: str) -> bool:
     return _unmarked(name).endswith((INDEX, ".meta")) or bool(_SHARD.search(_unmarked(name)))
 
 
-def _stem(name: str) -> str:
+def prefix_of(name: str) -> str:
     """The prefix that a file of a set has, without the mark of a copy."""
     name = _unmarked(name)
     return _SHARD.sub("", name).removesuffix(INDEX).removesuffix(".meta")
@@ -287,7 +287,7 @@ def _mark(name: str) -> str:
 
 def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]:
     names = folder.names() if names is None else names
-    found = [Located(folder, _stem(n), n) for n in names if _unmarked(n).endswith(INDEX)]
+    found = [Located(folder, prefix_of(n), n) for n in names if _unmarked(n).endswith(INDEX)]
     return found or _v1_candidates(folder, names)
 
 
@@ -317,7 +317,7 @@ def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
 
 def _matching(candidates: list[Located], name: str) -> list[Located]:
     """Those that `name`, a prefix or a file of a set, may mean."""
-    found = [c for c in candidates if c.prefix in (_stem(name), _TABLE_SHARD.sub("", name))]
+    found = [c for c in candidates if c.prefix in (prefix_of(name), _TABLE_SHARD.sub("", name))]
     return [c for c in found if _mark(c.index_name) == _mark(name)] or found
 
 
@@ -329,7 +329,8 @@ def _named(folder: Folder, name: str) -> Located:
     if found:
         return _refuse(folder, found)
     raise CheckpointError(
-        f"{os.path.join(folder.path, name)}: no such checkpoint; looked for {_stem(name)}{INDEX}."
+        f"{os.path.join(folder.path, name)}: no such checkpoint; looked for"
+        f" {prefix_of(name)}{INDEX}."
         f" {_what_lies_there(folder, '')}"
     )
 
