@@ -269,7 +269,7 @@ def batch(
     from the same checkpoint, is left as it is: a batch that was stopped goes on where it was.
     """
     from .converter.batch import batch as convert_all
-    from .converter.batch import gather
+    from .converter.batch import find_jobs
     from .converter.errors import BatchError
 
     if level not in (None, "weights"):
@@ -281,7 +281,7 @@ def batch(
     begin = time.monotonic()
     try:
         with Progress(quiet or as_json) as progress:
-            found = gather(
+            found = find_jobs(
                 sources,
                 out,
                 listed=listed,
@@ -295,7 +295,7 @@ def batch(
             summary = convert_all(
                 found,
                 out,
-                workers_at_once=jobs,
+                processes=jobs,
                 level=level,
                 force=force,
                 fail_fast=fail_fast,

@@ -21,7 +21,7 @@ from .jobs import Job, check_jobs, families, from_family, from_list, from_source
 from .work import Outcome, Task, failed
 from .workers import Step, Workers, default_jobs
 
-__all__ = ["Event", "Job", "Model", "Summary", "batch", "default_jobs", "families", "gather"]
+__all__ = ["Event", "Job", "Model", "Summary", "batch", "default_jobs", "families", "find_jobs"]
 
 _TICK_SECONDS = 0.1
 _TABLE_SHARE = 0.05  # of the time, at most, goes into writing the table while others work
@@ -47,7 +47,7 @@ class Summary(Struct, frozen=True):
     left: int  # not begun, after a failure with `fail_fast`
 
 
-def gather(
+def find_jobs(
     sources: Sequence[str],
     out: str,
     *,
@@ -90,7 +90,7 @@ def batch(
     jobs: Sequence[Job],
     out: str | os.PathLike[str],
     *,
-    workers_at_once: int | None = None,
+    processes: int | None = None,
     level: str | None = None,
     force: bool = False,
     fail_fast: bool = False,
@@ -104,9 +104,9 @@ def batch(
     the folders are `family.json` and `README.md`, the table of all of them.
 
     Args:
-        jobs: as `gather` gives them.
+        jobs: as `find_jobs` gives them.
         out: a folder, or a URL; it is made where it is missing.
-        workers_at_once: how many are converted at a time; by default as many as the machine has
+        processes: how many are converted at a time; by default as many as the machine has
             processors and memory for, and one where torch and TensorFlow run, which use them all.
         level: what is proved of each before it is published: `weights`, `outputs`, `gradients`.
         force: replace what is there.
@@ -140,14 +140,14 @@ def batch(
         )
         for number, job in enumerate(sorted(jobs, key=lambda job: (-job.nbytes, job.name)))
     ]
-    if workers_at_once is None:
+    if processes is None:
         heavy = level not in (None, "weights")
-        workers_at_once = 1 if heavy else min(default_jobs(), max(len(tasks), 1))
+        processes = 1 if heavy else min(default_jobs(), max(len(tasks), 1))
 
     def open_workers(alone: bool) -> AbstractContextManager[Workers]:
         if scheduler is not None:
             return workers.cluster(scheduler, out)
-        return workers.processes(1 if alone else workers_at_once, len(tasks))
+        return workers.processes(1 if alone else processes, len(tasks))
 
     counts = {"converted": 0, "there": 0, "failed": 0}
     try:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bertconvert import Choices, Options, Variable
-from bertconvert.converter.batch import Job, families, gather
+from bertconvert.converter.batch import Job, families, find_jobs
 from bertconvert.converter.errors import BatchError, CheckpointError
 from bertconvert.converter.mapping import FOLDER, builtin_mappings, load_mapping
 from bertconvert.converter.plan import make_plan
@@ -26,7 +26,7 @@ def names(jobs: list[Job]) -> list[str]:
 
 def refusal(*sources: str | Path, out: str | Path = "/out", **kwargs: Any) -> str:
     with pytest.raises(BatchError) as caught:
-        gather([str(source) for source in sources], str(out), **kwargs)
+        find_jobs([str(source) for source in sources], str(out), **kwargs)
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ class TestAList:
             path = listed(tmp_path / "list.toml", *models)
             if text:
                 path.write_bytes(text)
-            return gather([], "/out", listed=path, **kwargs)
+            return find_jobs([], "/out", listed=path, **kwargs)
 
         return jobs
 
@@ -122,7 +122,7 @@ class TestAList:
 
     def test_stands_beside_sources_and_a_family(self, fixtures: Path, tmp_path: Path) -> None:
         path = listed(tmp_path / "list.toml", {"source": str(fixtures / "squad"), "name": "x"})
-        found = gather([str(fixtures / "encoder")], "/out", listed=path, family="compact")
+        found = find_jobs([str(fixtures / "encoder")], "/out", listed=path, family="compact")
         assert names(found)[:2] == ["encoder", "x"]
         assert len(found) == 26
 
@@ -218,7 +218,9 @@ class TestSources:
     def test_that_are_missing_are_jobs_that_fail_beside_good_ones(
         self, fixtures: Path, tmp_path: Path
     ) -> None:
-        found = gather([f"{tmp_path}/none", str(fixtures / "squad"), f"{tmp_path}/*.zip"], "/out")
+        found = find_jobs(
+            [f"{tmp_path}/none", str(fixtures / "squad"), f"{tmp_path}/*.zip"], "/out"
+        )
         assert names(found) == ["none", "squad", "*.zip"]
         assert "no such checkpoint" in found[0].error
         assert found[1].error == ""
@@ -226,7 +228,7 @@ class TestSources:
 
     def test_that_are_all_missing_are_all_named(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as caught:
-            gather([f"{tmp_path}/none", f"{tmp_path}/a*"], "/out")
+            find_jobs([f"{tmp_path}/none", f"{tmp_path}/a*"], "/out")
         none, pattern = str(caught.value).splitlines()
         assert none.startswith(f"{tmp_path}/none: no such checkpoint")
         assert pattern == f"{tmp_path}/a* matches nothing"
@@ -252,7 +254,7 @@ class TestSources:
             [folder / "*", folder],
             [folder, tmp_path / "link" / "a"],
         ):
-            found = gather(list(map(str, sources)), "/out")
+            found = find_jobs(list(map(str, sources)), "/out")
             assert sorted(names(found)) == ["a", "b"], sources
 
     def test_may_not_hold_the_folder_of_the_models(self, fixtures: Path, tmp_path: Path) -> None:
@@ -267,14 +269,14 @@ class TestSources:
         self, fixtures: Path, tmp_path: Path
     ) -> None:
         folder = copies(fixtures, tmp_path / "models", ["a"])
-        assert names(gather([str(folder)], str(tmp_path / "models-pt"))) == ["a"]
+        assert names(find_jobs([str(folder)], str(tmp_path / "models-pt"))) == ["a"]
 
     def test_that_are_none_are_a_wrong_call(self) -> None:
         assert "nothing to convert: give a source, --list or --family" in refusal()
 
     def test_keep_the_options_of_the_call(self, fixtures: Path) -> None:
         options = Options(choices=Choices(dtype="float16"))
-        found = gather([str(fixtures)], "/out", options=options)
+        found = find_jobs([str(fixtures)], "/out", options=options)
         assert len(found) == 6
         assert {job.options for job in found} == {options}
 
@@ -286,7 +288,7 @@ GROUPS = ("encoder", "pooler", "mlm", "nsp")
 class TestTheCompactFamily:
     @pytest.fixture
     def jobs(self) -> list[Job]:
-        return gather([], "/out", family="compact")
+        return find_jobs([], "/out", family="compact")
 
     def test_is_the_only_one_so_far(self) -> None:
         assert list(families()) == ["compact"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bertconvert.converter.batch import Event, Job, Model, batch, gather
+from bertconvert.converter.batch import Event, Job, Model, batch, find_jobs
 from bertconvert.converter.batch.workers import Step
 from bertconvert.terminal import Board
 
@@ -120,11 +120,11 @@ class TestABatch:
 
     def test_takes_the_largest_first(self, mixed: Path, tmp_path: Path) -> None:
         begun: list[str] = []
-        jobs = gather([str(mixed)], str(tmp_path / "out"))
+        jobs = find_jobs([str(mixed)], str(tmp_path / "out"))
         batch(
             jobs,
             tmp_path / "out",
-            workers_at_once=1,
+            processes=1,
             watch=lambda event: begun.append(event.job.name) if event.kind == "begin" else None,
         )
         assert begun == ["bad", "a", "b", "c"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bertconvert.converter import batch as package
-from bertconvert.converter.batch import Event, Job, Summary, batch, default_jobs, gather, workers
+from bertconvert.converter.batch import Event, Job, Summary, batch, default_jobs, find_jobs, workers
 from bertconvert.converter.batch.work import Outcome, Task
 from bertconvert.converter.batch.workers import Step, Workers
 from bertconvert.converter.errors import BatchError
@@ -81,7 +81,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Batch:
         events: list[Event] = []
         jobs = [Job(name, f"/{name}") for name in "abcde"]
         summary = batch(
-            jobs, tmp_path / "out", workers_at_once=2, fail_fast=fail_fast, watch=events.append
+            jobs, tmp_path / "out", processes=2, fail_fast=fail_fast, watch=events.append
         )
         return summary, events
 
@@ -137,9 +137,9 @@ class TestADeadWorker:
 # What a program looks like whose author forgot that worker processes import it.
 UNGUARDED = """
 import sys
-from bertconvert.converter.batch import batch, gather
+from bertconvert.converter.batch import batch, find_jobs
 
-batch(gather([sys.argv[1]], sys.argv[2]), sys.argv[2])
+batch(find_jobs([sys.argv[1]], sys.argv[2]), sys.argv[2])
 """
 
 
@@ -156,7 +156,7 @@ def test_a_program_that_workers_can_not_import_is_told_what_is_wrong(
 
 
 def test_workers_are_as_many_as_asked_for(fixtures: Path, tmp_path: Path) -> None:
-    jobs = gather([str(copies(fixtures, tmp_path / "models", "abcdef"))], str(tmp_path / "out"))
+    jobs = find_jobs([str(copies(fixtures, tmp_path / "models", "abcdef"))], str(tmp_path / "out"))
     most = 0
 
     def watch(_: Event) -> None:
@@ -164,7 +164,7 @@ def test_workers_are_as_many_as_asked_for(fixtures: Path, tmp_path: Path) -> Non
         # What forks them, and what cleans up after them, are no workers.
         most = max(most, len(children(os.getpid())) - 2)
 
-    batch(jobs, tmp_path / "out", workers_at_once=3, watch=watch)
+    batch(jobs, tmp_path / "out", processes=3, watch=watch)
     assert 1 <= most <= 3
 
 
