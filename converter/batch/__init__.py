@@ -241,6 +241,8 @@ def _outcomes(
             except BaseException:
                 opened.stop()
                 raise
+            if lost:
+                opened.kill()
         lost += running.values()
         in_vain = in_vain + 1 if lost and not begun and not alone else 0
         if in_vain == 2:

@@ -5,6 +5,7 @@ Both are a `concurrent.futures.Executor`, beside which every task says how far i
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -57,6 +58,7 @@ class Workers(Struct, frozen=True):
     room: int  # how many it is given, so that none of them waits for us
     step: Callable[[int], Step | None]  # of a task, by its number; None before it has begun
     stop: Callable[[], None]  # makes what runs end soon, and leave nothing half made
+    kill: Callable[[], None]  # ends the others at once, after one of them died
     check: Callable[[], None]  # raises BertconvertError where nobody is there any more
 
 
@@ -115,8 +117,16 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     def stop() -> None:
         table[0] = 1
 
+    others = set(multiprocessing.active_children())
+
+    def kill() -> None:
+        # The executor ends those that it knows of when one dies, and then waits for all; for one
+        # that is begun in between, it would wait for ever.
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+
     try:
-        yield Workers(executor, _in_process, jobs, 2 * jobs, step, stop, _nothing)
+        yield Workers(executor, _in_process, jobs, 2 * jobs, step, stop, kill, _nothing)
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -126,10 +136,11 @@ def _nothing() -> None:
 
 
 _table: "Array[c_ulonglong] | None" = None
+_is_busy = False  # whether a task is being done in this process
 
 
 def _start_server() -> None:
-    """Start the server whose forks the workers are, deaf to what a terminal sends to all.
+    """Start the server whose forks the workers are, deaf to what is sent to all of us.
 
     Who began them is told, too, and lets them stop; without it they end by themselves.
     """
@@ -147,7 +158,16 @@ def _begin(table: "Array[c_ulonglong]") -> None:
     """Make a process a worker."""
     global _table
     _table = table
+    # The executor, which ends the others so when one was killed, has to be heard.
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end(number: int, _: object) -> None:
+    if _is_busy:
+        sys.exit(128 + number)  # by way of what takes away what is half made
+    os._exit(128 + number)
 
 
 def _end_with_parent() -> None:
@@ -163,6 +183,7 @@ def _end_with_parent() -> None:
 
 
 def _in_process(task: Task) -> Outcome:
+    global _is_busy
     assert _table is not None
     table, at = _table, 1 + 3 * task.number
 
@@ -172,8 +193,12 @@ def _in_process(task: Task) -> Outcome:
         word = what.split(maxsplit=1)[0]
         table[at : at + 3] = [_STEPS.index(word) if word in _STEPS else 1, done, total]
 
-    progress("starting", 0, 0)
-    return do(task, progress)
+    _is_busy = True
+    try:
+        progress("starting", 0, 0)
+        return do(task, progress)
+    finally:
+        _is_busy = False
 
 
 @contextmanager
@@ -226,7 +251,8 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
         executor = client.get_executor(pure=False)
         try:
             room = 2 * threads + 32
-            yield Workers(executor, _OnCluster(topic), threads, room, said.get, _nothing, check)
+            work = _OnCluster(topic)
+            yield Workers(executor, work, threads, room, said.get, _nothing, _nothing, check)
         finally:
             executor.shutdown(wait=False)  # which takes back what has not begun
             client.unsubscribe_topic(topic)

@@ -186,6 +186,17 @@ class TestAWorkerThatIsKilled:
         assert process.returncode == 0, said
         assert tree(out) == wanted
 
+    def test_as_soon_as_it_is_there_costs_nothing_but_time(
+        self, source: Path, wanted: Files, tmp_path: Path
+    ) -> None:
+        for number in range(4):
+            out = tmp_path / f"out{number}"
+            with started(source, out, "--jobs", "2") as process:
+                kill_a_worker(process, -1)
+                _, said = process.communicate(timeout=30)
+            assert process.returncode == 0, said
+            assert tree(out) == wanted
+
     def test_each_time_by_one_checkpoint_is_a_failure_of_that_one(
         self, source: Path, wanted: Files, fixtures: Path, tmp_path: Path, slow: Slow
     ) -> None:

@@ -255,6 +255,16 @@ class TestASecondRun:
         assert tree(done) == whole_files
         assert {name: stamps(done / name) for name in FIXTURES} == before
 
+    def test_takes_away_what_one_left_that_was_killed(
+        self, fixtures: Path, done: Path, whole_files: Files
+    ) -> None:
+        for name in ("squad", "encoder"):  # the old model, which the new one had just replaced
+            shutil.copytree(done / name, done / f".{name}.bertconvert")
+        (done / ".family.json.bertconvert").write_bytes(b"{")
+        shutil.rmtree(done / "encoder")
+        assert run(fixtures, done).exit_code == 0
+        assert tree(done) == whole_files
+
     def test_with_force_makes_every_model_again(
         self, fixtures: Path, done: Path, whole_files: Files
     ) -> None:

@@ -72,10 +72,13 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Batch:
             model = package.Model(task.job.name, task.job.source, parameters=1)
             return Outcome(task.number, "converted", model)
 
+        def nothing() -> None:
+            pass
+
         @contextmanager
         def processes(jobs: int, tasks: int, *_: Any, **__: Any) -> Iterator[Workers]:
             pool: Any = Pool(did, left, silent, late)
-            yield Workers(pool, did, jobs, 2 * jobs, pool.step, lambda: None, lambda: None)
+            yield Workers(pool, did, jobs, 2 * jobs, pool.step, nothing, nothing, nothing)
 
         monkeypatch.setattr(workers, "processes", processes)
         events: list[Event] = []
