@@ -51,7 +51,7 @@ def published(out: Path | str, force: bool, progress: Progress | None = None) ->
     out = Path(os.path.realpath(out))
     check_output(out, force)
     made = _make_parents(out.parent)
-    stage = out.parent / f".{out.name}.bertconvert"
+    stage = _stage(out)
     try:
         lock = _claim(stage)
         try:
@@ -72,6 +72,20 @@ def published(out: Path | str, force: bool, progress: Progress | None = None) ->
         if isinstance(error, OSError):
             raise OutputError(f"{out} can't be written: {error.strerror or error}") from error
         raise
+
+
+def tidy(out: Path) -> None:
+    """Take away what a process that was killed left beside `out`, if none is writing there."""
+    stage = _stage(Path(os.path.realpath(out)))
+    if stage.is_dir():
+        with suppress(BusyError):
+            lock = _claim(stage)
+            _remove(stage)
+            os.close(lock)
+
+
+def _stage(out: Path) -> Path:
+    return out.parent / f".{out.name}.bertconvert"
 
 
 def check_output(out: Path | str, force: bool) -> None:

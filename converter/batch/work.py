@@ -18,6 +18,7 @@ from ..parity import prover, verify
 from ..parity.report import lines
 from ..parity.verdict import LEVELS
 from ..prepare import Options, Prepared, prepare
+from ..publish import tidy
 from ..state_dict import safetensors_size
 from . import place
 from .family import Model
@@ -81,6 +82,8 @@ def _do(task: Task, progress: Progress) -> Outcome:
     model, force = _model(job, prepared), task.force
     held = None if force else place.read(target, _PROVENANCE)
     if held is not None:
+        if not is_url(target):
+            tidy(Path(target))
         difference = _difference(prepared, job.options, target)
         if difference:
             raise OutputError(
