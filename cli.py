@@ -277,6 +277,8 @@ def batch(
 
         if missing := missing_extras(level):
             raise click.UsageError(f"--verify {level} needs {_missing(missing)}")
+    if jobs is not None and scheduler is not None:
+        raise click.UsageError("--jobs is for this machine; a scheduler has workers of its own")
     *sources, out = places
     begin = time.monotonic()
     try:

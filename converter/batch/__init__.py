@@ -215,7 +215,7 @@ def _outcomes(
                 while (queue or running) and not lost:
                     while queue and len(running) < (opened.at_once if fail_fast else opened.room):
                         task = queue.popleft()
-                        running[opened.executor.submit(opened.work, task)] = task
+                        running[_submit(opened, task)] = task
                     done, _ = wait(running, _TICK_SECONDS, FIRST_COMPLETED)
                     opened.check()
                     for future in done:
@@ -241,7 +241,7 @@ def _outcomes(
             except BaseException:
                 opened.stop()
                 raise
-            if lost:
+            if lost or not running:
                 opened.kill()
         lost += running.values()
         in_vain = in_vain + 1 if lost and not begun and not alone else 0
@@ -262,6 +262,13 @@ def _outcomes(
                 suspects.append(task)
             else:
                 left.append(task)
+
+
+def _submit(opened: Workers, task: Task) -> Future[Outcome]:
+    try:
+        return opened.executor.submit(opened.work, task)
+    except OSError as error:  # a pool that breaks while it starts a process closes what it needs
+        raise BrokenExecutor from error
 
 
 def _tell(task: Task, step: Step | None, begun: set[int], watch: Callable[[Event], None]) -> None:

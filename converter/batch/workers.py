@@ -58,7 +58,7 @@ class Workers(Struct, frozen=True):
     room: int  # how many it is given, so that none of them waits for us
     step: Callable[[int], Step | None]  # of a task, by its number; None before it has begun
     stop: Callable[[], None]  # makes what runs end soon, and leave nothing half made
-    kill: Callable[[], None]  # ends the others at once, after one of them died
+    kill: Callable[[], None]  # ends them at once, when one died or there is no more to do
     check: Callable[[], None]  # raises BertconvertError where nobody is there any more
 
 
@@ -120,8 +120,8 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     others = set(multiprocessing.active_children())
 
     def kill() -> None:
-        # The executor ends those that it knows of when one dies, and then waits for all; for one
-        # that is begun in between, it would wait for ever.
+        # The executor waits for all. For one that it begins while it ends the others, or that
+        # waits for a lock which another held when it was killed, it would wait for ever.
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
@@ -214,6 +214,7 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
 
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise BatchError(
             f"--scheduler needs dask.distributed, which can't be imported ({error});"
@@ -223,6 +224,7 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
         # What they say of a connection that ends is a traceback; we have our own words for it.
         logging.getLogger(loud).setLevel(logging.CRITICAL)
     try:
+        get_address_host_port(address)  # a client of a wrong one is not easily ended
         client: Any = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError) as error:  # a timeout is an OSError
         raise BatchError(
