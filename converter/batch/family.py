@@ -28,7 +28,7 @@ class Model(Struct, frozen=True, omit_defaults=True):
     activation: str = ""  # as config.json has it
     file: str = ""  # of the weights, in the folder
     nbytes: int = 0  # of that file
-    sha256: str = ""  # of that file
+    crc32c: str = ""  # of that file, in hexadecimal digits
     provenance: str = ""  # sha256 of conversion.json
     verified: str = ""  # the level that was proved; "" where nothing was
     error: str = ""  # why it could not be converted
@@ -81,7 +81,7 @@ def write_family(out: str, models: dict[str, Model]) -> None:
 
 def _table(models: list[Model]) -> str:
     rows = [
-        "| model | L | H | parameters | bytes | SHA-256 | activation | verdict |",
+        "| model | L | H | parameters | bytes | CRC32C | activation | verdict |",
         "|---|--:|--:|--:|--:|---|---|---|",
     ]
     for model in models:
@@ -92,7 +92,7 @@ def _table(models: list[Model]) -> str:
             size.get("H", ""),
             f"{model.parameters:,}" if model.parameters else "",
             f"{model.nbytes:,}" if model.nbytes else "",
-            f"`{model.sha256[:16]}`" if model.sha256 else "",
+            f"`{model.crc32c}`" if model.crc32c else "",
             f"`{model.activation}`" if model.activation else "",
             _verdict(model),
         ]
@@ -110,18 +110,7 @@ def _table(models: list[Model]) -> str:
         " loads with `transformers`, and its README.md says what it is and how it was made.",
         "\n".join(rows),
     ]
-    if sums := [_sum(model) for model in done if model.sha256]:
-        parts += ["The weights, for `sha256sum --check`:", "\n".join(["```", *sums, "```"])]
     return "\n\n".join(parts) + "\n"
-
-
-def _sum(model: Model) -> str:
-    """A line of `sha256sum`, which escapes names of several lines."""
-    path = f"{model.name}/{model.file}"
-    if "\n" in path:
-        escaped = path.replace("\\", "\\\\").replace("\n", "\\n")
-        return f"\\{model.sha256}  {escaped}"
-    return f"{model.sha256}  {path}"
 
 
 def _verdict(model: Model) -> str:

@@ -240,11 +240,6 @@ def table(out: Path) -> dict[str, dict[str, str]]:
     return {re.sub(r"^\[(.*)\]\(.*\)$", r"\1", row["model"]): row for row in by_column}
 
 
-def sums(out: Path) -> str:
-    """The lines of README.md that are meant for sha256sum."""
-    return (out / "README.md").read_text().split("```\n")[1]
-
-
 def lines(text: str) -> list[dict[str, Any]]:
     """The events that --json prints, a line each."""
     return [json.loads(line) for line in text.splitlines()]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 
 from bertconvert.converter.batch import Event, Job, Model, batch, find_jobs
 from bertconvert.converter.batch.workers import Step
@@ -33,7 +34,6 @@ from .runs import (
     run,
     stamps,
     start,
-    sums,
     table,
     tree,
     zipped,
@@ -136,26 +136,23 @@ class TestTheTable:
         assert list(rows) == list(entries) == sorted(FIXTURES)
         for name, row in rows.items():
             entry, weights = entries[name], whole / name / "model.safetensors"
-            digest = subprocess.check_output(["sha256sum", weights], text=True).split()[0]
+            digest = f"{crc32c(weights.read_bytes()):08x}"
             assert row == {
                 "model": f"[{name}]({name})",
                 "L": "2",
                 "H": "32",
                 "parameters": f"{entry['parameters']:,}",
                 "bytes": f"{weights.stat().st_size:,}",
-                "SHA-256": f"`{digest[:16]}`",
+                "CRC32C": f"`{digest}`",
                 "activation": "`gelu_pytorch_tanh`",
                 "verdict": "converted, not verified",
             }
-            assert entry["sha256"] == digest
+            assert entry["crc32c"] == digest
             assert entry["nbytes"] == weights.stat().st_size
             assert entry["sizes"] == json.loads(
                 (whole / name / "conversion.json").read_bytes()
             )["sizes"]  # fmt: skip
         assert entries["pretraining"]["parameters"] == 34_050
-
-    def test_has_sums_that_can_be_checked(self, whole: Path) -> None:
-        assert check_sums(whole) == len(FIXTURES)
 
     def test_says_how_many_there_are(self, whole: Path, fixtures: Path, tmp_path: Path) -> None:
         text = (whole / "README.md").read_text()
@@ -173,7 +170,6 @@ class TestTheTable:
         assert result.exit_code == 0, result.stderr
         assert models(tmp_path / "out") == sorted(names)
         assert list(family(tmp_path / "out")) == sorted(names)
-        assert check_sums(tmp_path / "out") == len(names)
         text = (tmp_path / "out" / "README.md").read_text()
         rows = [line for line in text.splitlines() if line.startswith("| [")]
         assert len(rows) == len(names)
@@ -208,16 +204,6 @@ class TestTheTable:
         assert list(table(out)) == ["a", "b", "bad", "c"]
         assert run(mixed / "a", out).exit_code == 0
         assert list(table(out)) == list(family(out)) == ["a", "b", "c"]
-
-
-def check_sums(out: Path) -> int:
-    """Let sha256sum check the lines that are meant for it; gives their number."""
-    lines = sums(out)
-    checked = subprocess.run(
-        ["sha256sum", "--check", "--strict"], input=lines, cwd=out, capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    return checked.stdout.count(": OK\n")
 
 
 class TestASecondRun:
@@ -348,7 +334,6 @@ class TestASecondRun:
             result = run(fixtures / "squad", out, "--format", "bin")
             assert f"1 {status}" in result.stderr
             assert family(out)["squad"]["file"] == "pytorch_model.bin"
-            assert check_sums(out) == 1
         result = run(fixtures / "squad", out, "--format", "safetensors", "--format", "bin")
         assert f"{out}/squad holds something else: its model.safetensors" in result.stderr
 
@@ -374,7 +359,6 @@ class TestAFailure:
         assert table(out)["bad"]["model"] == "bad"
         assert "# 3 models" in (out / "README.md").read_text()
         assert "1 of the checkpoints could not be converted." in (out / "README.md").read_text()
-        assert check_sums(out) == 3
         assert sorted(os.listdir(out)) == ["README.md", "a", "b", "c", "family.json"]
 
     def test_that_is_mended_is_all_that_is_left_to_do(
