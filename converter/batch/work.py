@@ -202,7 +202,7 @@ def _patiently(work: Callable[[], object]) -> None:
 
 
 def _crc32c(path: Path, progress: Progress) -> str:
-    """The CRC32C of a file, as stores of objects tell it, too; SHA-256 would take ten times as long."""
+    """The CRC32C of a file, as stores tell it, too; SHA-256 would take ten times as long."""
     checksum, buffer, done = 0, memoryview(bytearray(_PIECE_BYTES)), 0
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
