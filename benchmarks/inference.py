@@ -6,7 +6,7 @@
 Each checkpoint is converted into a temporary folder first. Converting and loading are timed in this
 process, after the imports, with the files in the page cache; the imports are timed in processes of
 their own. A forward pass is that of `AutoModel`, in evaluation mode, under `torch.inference_mode`,
-on random tokens without padding. Medians, and the 10th and 90th percentile, after a warm-up.
+on random tokens without padding, in float32. Medians, and the 10th and 90th percentile, after a warm-up.
 """
 
 import argparse
@@ -33,7 +33,6 @@ import bertconvert
 
 COMPACT = ("tiny", "mini", "small", "medium")
 IMPORTS = "import torch; from transformers import AutoModel, AutoTokenizer"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 CONVERSIONS = 5  # timed, of each size
 WARM_UP = 3
@@ -103,7 +102,6 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, metavar="N", default=[1, 32])
     parser.add_argument("--length", type=int, metavar="N", default=128, help="tokens; default: 128")
     parser.add_argument("--threads", type=int, metavar="N", help="default: what torch takes")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--runs", type=int, default=50, help="of each pass; default: 50")
     parser.add_argument(
         "--seconds", type=float, default=15, help="at most, for one line; default: 15"
@@ -117,7 +115,6 @@ def main() -> None:
             )
     if min(*arguments.batches, arguments.length, arguments.runs) < 1:
         parser.error("--batches, --length and --runs must be 1 or more")
-    dtype = DTYPES[arguments.dtype]
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
@@ -128,7 +125,7 @@ def main() -> None:
     print(f"{os.cpu_count()} CPUs, {cpu()}; Python {platform.python_version()}")
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"{torch.get_num_threads()} threads, {arguments.dtype}, {arguments.length} tokens"
+        f"{torch.get_num_threads()} threads, float32, {arguments.length} tokens"
     )
     print(f"a process that imports torch and transformers: {median(importing):.1f} s")
 
@@ -140,7 +137,7 @@ def main() -> None:
         for name in arguments.sizes:
             checkpoint = arguments.folder / SIZES[name].folder
             converting = [convert(checkpoint, Path(scratch, name)) for _ in range(1 + CONVERSIONS)]
-            load = partial(AutoModel.from_pretrained, Path(scratch, name), dtype=dtype)
+            load = partial(AutoModel.from_pretrained, Path(scratch, name))
             loading = repeated(load, arguments.runs, arguments.seconds)
             model = load().eval()
             parameters = sum(map(torch.Tensor.numel, model.parameters()))
