@@ -6,7 +6,8 @@
 Each checkpoint is converted into a temporary folder first. Converting and loading are timed in this
 process, after the imports, with the files in the page cache; the imports are timed in processes of
 their own. A forward pass is that of `AutoModel`, in evaluation mode, under `torch.inference_mode`,
-on random tokens without padding, in float32. Medians, and the 10th and 90th percentile, after a warm-up.
+on random tokens without padding, in float32. Medians, and the 10th and 90th percentile, after a
+warm-up.
 """
 
 import argparse
@@ -26,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
 
 import torch
 import transformers
-from make_checkpoints import PREFIX, SIZES, VOCABULARY
+from make_checkpoints import POSITIONS, PREFIX, SIZES, VOCABULARY
 from transformers import AutoModel
 
 import bertconvert
@@ -115,6 +116,10 @@ def main() -> None:
             )
     if min(*arguments.batches, arguments.length, arguments.runs) < 1:
         parser.error("--batches, --length and --runs must be 1 or more")
+    if arguments.length > POSITIONS:
+        parser.error(f"--length: the checkpoints have {POSITIONS} positions")
+    if arguments.threads is not None and arguments.threads < 1:
+        parser.error("--threads must be 1 or more")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
