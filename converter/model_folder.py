@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from .._version import __version__
 from .card import model_card
@@ -62,14 +63,25 @@ def convert(
         ParityError: `prove` found a difference.
         ValueError: a format is unknown, or there is none.
     """
-    if not options.formats or not WEIGHTS.keys() >= set(options.formats):
-        raise ValueError(f"formats {options.formats} are not of {', '.join(sorted(WEIGHTS))}")
     folder = os.path.expanduser(os.fspath(out))  # a Path would spoil a URL
     check_output(folder, options.force)  # before any work
-    prepared = prepare(path, options, progress)
+    made = write_model(prepare(path, options, progress), folder, options, progress, prove)
+    return replace(made, out=str(out))
+
+
+def write_model(
+    prepared: Prepared,
+    out: str,
+    options: Options,
+    progress: Progress | None = None,
+    prove: Callable[[Path], str] | None = None,
+) -> Conversion:
+    """Do a conversion that is prepared; arguments and errors are those of `convert`."""
+    if not options.formats or not WEIGHTS.keys() >= set(options.formats):
+        raise ValueError(f"formats {options.formats} are not of {', '.join(sorted(WEIGHTS))}")
     plan = prepared.plan
     small = small_files(prepared)  # a data file that is missing is known before any work
-    with published(folder, options.force, progress) as stage:
+    with published(out, options.force, progress) as stage:
         _write_tensors(prepared, stage, options.formats, progress)
         for name, content in small.items():
             (stage / name).write_bytes(content)
@@ -77,7 +89,7 @@ def convert(
         (stage / "README.md").write_bytes(model_card(prepared, proof).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
-        out=str(out),
+        out=out,
         architecture=plan.architecture.name,
         sizes=plan.sizes,
         activation=plan.activation[1],

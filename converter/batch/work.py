@@ -14,7 +14,7 @@ from ..._version import __version__
 from ..checkpoint.checksum import crc32c
 from ..checkpoint.files import Progress, is_url
 from ..errors import BertconvertError, BusyError, OutputError, ParityError, PlanError
-from ..model_folder import WEIGHTS, convert, small_files
+from ..model_folder import WEIGHTS, small_files, write_model
 from ..parity import prover, verify
 from ..parity.report import lines
 from ..parity.verdict import LEVELS
@@ -121,7 +121,7 @@ def _do(task: Task, progress: Progress) -> Outcome:
 
     options = replace(job.options, force=force)
     try:
-        _patiently(lambda: convert(task.source, target, options, progress, look))
+        _patiently(lambda: write_model(prepared, target, options, progress, look))
     except OutputError:
         if force or place.read(target, _PROVENANCE) is None:
             raise
