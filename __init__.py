@@ -1,84 +1,71 @@
-"""Google's BERT checkpoints out of TensorFlow 1, faithfully and fast."""
+"""TensorFlow checkpoints of the BERT family to PyTorch, faithfully and fast."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .converter.batch import Job, Model, Summary, batch, find_jobs
-    from .converter.checkpoint import Checkpoint, Variable, open_checkpoint
-    from .converter.errors import (
-        BatchError,
-        BertconvertError,
-        CheckpointError,
-        MappingError,
-        OutputError,
-        ParityError,
-        PlanError,
-    )
-    from .converter.model_folder import Conversion, convert
-    from .converter.parity import Verdict, verify
-    from .converter.plan import Choices, Plan
-    from .converter.prepare import Options, prepare
+    from .converter.batch import Event as Event
+    from .converter.batch import Job as Job
+    from .converter.batch import Model as Model
+    from .converter.batch import Summary as Summary
+    from .converter.batch import batch as batch
+    from .converter.batch import find_jobs as find_jobs
+    from .converter.checkpoint import Checkpoint as Checkpoint
+    from .converter.checkpoint import Variable as Variable
+    from .converter.checkpoint import open_checkpoint as open_checkpoint
+    from .converter.convert import Conversion as Conversion
+    from .converter.convert import convert as convert
+    from .converter.errors import BatchError as BatchError
+    from .converter.errors import BertconvertError as BertconvertError
+    from .converter.errors import CheckpointError as CheckpointError
+    from .converter.errors import MappingError as MappingError
+    from .converter.errors import OutputError as OutputError
+    from .converter.errors import ParityError as ParityError
+    from .converter.errors import PlanError as PlanError
+    from .converter.options import Options as Options
+    from .converter.plan import Plan as Plan
+    from .converter.prepare import prepare as prepare
+    from .converter.verify import Verdict as Verdict
+    from .converter.verify import verify as verify
 
-# Where each public name lives. It is imported when it is first used: numpy alone takes longer than
-# all that `bertconvert --help` does.
+# The module of each public name. A name is imported when it is first used, because importing numpy
+# alone takes longer than all of `bertconvert --help`.
 _HOMES = {
     "BatchError": "errors",
     "BertconvertError": "errors",
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
-    "Choices": "plan",
-    "Conversion": "model_folder",
+    "Conversion": "convert",
+    "Event": "batch",
     "Job": "batch",
     "MappingError": "errors",
     "Model": "batch",
-    "Options": "prepare",
+    "Options": "options",
     "OutputError": "errors",
     "ParityError": "errors",
     "Plan": "plan",
     "PlanError": "errors",
     "Summary": "batch",
     "Variable": "checkpoint",
-    "Verdict": "parity",
+    "Verdict": "verify",
     "batch": "batch",
-    "convert": "model_folder",
+    "convert": "convert",
     "find_jobs": "batch",
     "open_checkpoint": "checkpoint",
     "prepare": "prepare",
-    "verify": "parity",
+    "verify": "verify",
 }
 
-__all__ = [
-    "BatchError",
-    "BertconvertError",
-    "Checkpoint",
-    "CheckpointError",
-    "Choices",
-    "Conversion",
-    "Job",
-    "MappingError",
-    "Model",
-    "Options",
-    "OutputError",
-    "ParityError",
-    "Plan",
-    "PlanError",
-    "Summary",
-    "Variable",
-    "Verdict",
-    "__version__",
-    "batch",
-    "convert",
-    "find_jobs",
-    "open_checkpoint",
-    "prepare",
-    "verify",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f".converter.{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ._version import __version__
-from .terminal import (
+from . import __version__
+from .converter.terminal import (
     Board,
     Progress,
     coloured,
@@ -28,7 +28,7 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from .converter.batch import Event
-    from .converter.prepare import Options
+    from .converter.options import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,7 +116,7 @@ def _output_options(command: F) -> F:
 
 def _plan_options(command: F) -> F:
     """The options of every command that plans a conversion."""
-    dtypes = click.Choice(["keep", "float32", "float16", "bfloat16"])
+    dtypes = click.Choice(["keep", "float64", "float32", "float16", "bfloat16"])
     return _source_options(
         click.option("--dtype", type=dtypes, default="keep", show_default=True)(command)
     )
@@ -139,14 +139,16 @@ def _conversion_options(command: F) -> F:
 def _source_options(command: F) -> F:
     """The options that say what belongs to a checkpoint, and how it is read."""
     options = [
-        click.option("--mapping", type=click.Path(path_type=Path), help="A mapping file."),
+        click.option("--mapping", help="A mapping's name, or a mapping file."),
         click.option(
             "--config", type=click.Path(path_type=Path), help="bert_config.json, if not beside."
         ),
         click.option("--vocab", type=click.Path(path_type=Path), help="vocab.txt, if not beside."),
         click.option("--head", help="Which head to keep, e.g. token, none."),
         click.option("--scope", help="Which model, where a checkpoint holds several."),
-        click.option("--heads", type=click.IntRange(1), help="Attention heads, without a config."),
+        click.option(
+            "--num-heads", type=click.IntRange(1), help="Attention heads, without a config."
+        ),
         click.option(
             "--activation",
             type=click.Choice(["auto", "tanh", "erf"]),
@@ -165,25 +167,10 @@ def _source_options(command: F) -> F:
     return command
 
 
-def _options(
-    *,
-    mapping: Path | None,
-    config: Path | None,
-    vocab: Path | None,
-    head: str | None,
-    scope: str | None,
-    heads: int | None,
-    activation: str,
-    lower_case: bool | None,
-    dtype: str = "keep",
-    formats: Sequence[str] = ("safetensors",),
-    force: bool = False,
-) -> "Options":
-    from .converter.plan import Choices
-    from .converter.prepare import Options
+def _options(**values: Any) -> "Options":
+    from .converter.options import make_options
 
-    choices = Choices(scope, head, heads, activation, dtype)
-    return Options(mapping, config, vocab, lower_case, tuple(formats), choices, force)
+    return make_options(values)
 
 
 @cli.command()
@@ -194,18 +181,20 @@ def _options(
 @click.option("--verify", "proved", is_flag=True, help="Publish only what `verify` passes.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @_output_options
-def tf2pt(ckpt: str, out: str, proved: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+def tf2pt(
+    ckpt: str, out: str, proved: bool, force: bool, quiet: bool, as_json: bool, **options: Any
+) -> None:
     """Convert CKPT into the folder OUT, which transformers loads."""
-    from .converter.model_folder import convert
+    from .converter.convert import convert
 
     chosen = _options(**options)
     prove = None
     if proved:
-        from .converter.parity import prover
+        from .converter.verify import prover
 
         prove = prover(ckpt, chosen)
     with Progress(quiet) as progress:
-        conversion = convert(ckpt, out, chosen, progress, prove)
+        conversion = convert(ckpt, out, chosen, force=force, progress=progress, prove=prove)
     if as_json:
         _print_json(conversion)
     if quiet or as_json:
@@ -273,7 +262,7 @@ def batch(
     from .converter.errors import BatchError
 
     if level not in (None, "weights"):
-        from .converter.parity import missing_extras
+        from .converter.verify import missing_extras
 
         if missing := missing_extras(level):
             raise click.UsageError(f"--verify {level} needs {_missing(missing)}")
@@ -327,11 +316,11 @@ def batch(
 
 def _shown(place: str) -> str:
     """A path, or a URL without what is secret in it."""
-    from .converter.checkpoint.files import is_url
+    from .converter.storage.files import is_url
 
     if not is_url(place):
         return place
-    from .converter.checkpoint.urls import shown
+    from .converter.storage.urls import shown
 
     return shown(place)
 
@@ -400,8 +389,8 @@ def verify(
     outputs    and TensorFlow and transformers compute the same
     gradients  and the same gradients, so that fine-tuning begins alike
     """
-    from .converter.parity import highest_level, missing_extras, report
-    from .converter.parity import verify as prove
+    from .converter.verify import highest_level, missing_extras, report
+    from .converter.verify import verify as prove
 
     if level is not None and (missing := missing_extras(level)):
         raise click.UsageError(f"--level {level} needs {_missing(missing)}")
@@ -498,7 +487,7 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
     from .converter.prepare import prepare
 
     with Progress(as_json) as progress:
-        prepared = prepare(ckpt, _options(**options), progress)
+        prepared = prepare(ckpt, progress=progress, **options)
     plan = prepared.plan
     if as_json:
         _print_json({"plan": plan, "notes": prepared.notes, "sources": prepared.sources})
@@ -539,7 +528,7 @@ def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
     from .converter.fold import fold
     from .converter.mapping import builtin_mappings, load_mapping
 
-    known = {path.stem: path for path in builtin_mappings()}
+    known = builtin_mappings()
     if name is None and sizes:
         raise click.UsageError("--size is for a mapping that is named, such as `mappings bert`")
     if name is None:

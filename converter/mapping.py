@@ -259,9 +259,9 @@ def load_mapping(path: Path) -> MappingFile:
     return mapping
 
 
-def builtin_mappings() -> list[Path]:
-    """The mapping files that come with bertconvert."""
-    return sorted(FOLDER.glob("*.toml"))
+def builtin_mappings() -> dict[str, Path]:
+    """The mapping files that come with bertconvert, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def _problems(mapping: MappingFile) -> Iterator[str]:

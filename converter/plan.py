@@ -15,6 +15,7 @@ from msgspec import Struct
 from .checkpoint.variable import Variable
 from .errors import PlanError
 from .mapping import Architecture, MappingFile, Pair, SizeRule, Tie, wildcard
+from .options import DEFAULTS, Options
 from .transforms import TRANSFORMS
 
 # What weights may be, widest first, and the bytes of an element.
@@ -75,25 +76,12 @@ class Plan(Struct, frozen=True):
 _Found = list[tuple[Pair, Variable | None]]  # the pairs of some groups, with what was found
 
 
-class Choices(Struct, frozen=True):
-    """What the caller decided instead of leaving it to the checkpoint."""
-
-    scope: str | None = None  # "" is the root
-    head: str | None = None
-    heads: int | None = None  # attention heads
-    activation: str = "auto"
-    dtype: str = "keep"
-
-
-AUTOMATIC = Choices()
-
-
 def make_plan(
     variables: Mapping[str, Variable],
     mapping: MappingFile,
     config: Mapping[str, object] | None = None,
     vocabulary_size: int | None = None,
-    choices: Choices = AUTOMATIC,
+    options: Options = DEFAULTS,
 ) -> Plan:
     """Decide what becomes of every variable.
 
@@ -102,37 +90,37 @@ def make_plan(
         mapping: the rules.
         config: Google's bert_config.json, if there is one.
         vocabulary_size: the tokens of vocab.txt, if there is one.
-        choices: the caller's own decisions.
+        options: the caller's own decisions.
 
     Raises:
         PlanError: with every reason why the parts do not fit together.
         MappingError: the rules stand for too many variables.
     """
-    scope, local, dropped = _take_scope(variables, mapping, choices.scope)
+    scope, local, dropped = _take_scope(variables, mapping, options.scope)
     loops = _loop_sizes(local, mapping)
     ordered = sorted(local)
     found: dict[str, _Found] = {group.name: [] for group in mapping.group}
     for pair in mapping.expand(loops, found):
         found[pair.group].append((pair, _find(pair, local, ordered)))
     present = {name for name, pairs in found.items() if any(v for _, v in pairs)}
-    architecture = _choose_architecture(mapping, present, choices.head)
+    architecture = _choose_architecture(mapping, present, options.head)
     optional = [group for group in architecture.optional if group in present]
     groups = [g.name for g in mapping.group if g.name in {*architecture.groups, *optional}]
     written = [item for group in groups for item in found[group]]
 
     reasons = _missing(written, local) + _taken_twice(written)
     sizes, evidence = _sizes(written, loops, mapping, reasons)
-    notes = _complete_sizes(sizes, evidence, mapping, config, choices, reasons)
+    notes = _complete_sizes(sizes, evidence, mapping, config, options, reasons)
     if vocabulary_size is not None:
         _check_vocabulary(vocabulary_size, sizes, evidence, mapping, reasons)
     values = _config_values(sizes, mapping, config, reasons)
-    activation = _activation(mapping, config, choices.activation, reasons)
+    activation = _activation(mapping, config, options.activation, reasons)
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
-    if choices.dtype not in ("keep", *FLOATS):
-        reasons.append(f"there is no dtype {choices.dtype!r}; there are keep, {_and([*FLOATS])}")
+    if options.dtype not in ("keep", *FLOATS):
+        reasons.append(f"there is no dtype {options.dtype!r}; there are keep, {_and([*FLOATS])}")
     odd: list[str] = []
-    entries = [_entry(pair, v, choices, odd) for pair, v in written if v is not None]
+    entries = [_entry(pair, v, options, odd) for pair, v in written if v is not None]
     reasons += _shorten(odd)
 
     taken = {variable.name for _, variable in written if variable is not None}
@@ -392,7 +380,7 @@ def _complete_sizes(
     evidence: Mapping[str, str],
     mapping: MappingFile,
     config: Mapping[str, object] | None,
-    choices: Choices,
+    options: Options,
     reasons: list[str],
 ) -> list[str]:
     """Hold the config against the sizes, and add those that no shape tells. Gives notes."""
@@ -412,19 +400,19 @@ def _complete_sizes(
             )
         if not isinstance(rule, SizeRule):
             continue
-        if choices.heads is not None and not _is_size(choices.heads):
-            reasons.append(f"--heads {_shown(choices.heads)} is no number of heads")
+        if options.num_heads is not None and not _is_size(options.num_heads):
+            reasons.append(f"--num-heads {_shown(options.num_heads)} is no number of heads")
             continue
-        if choices.heads is not None and stated not in (None, choices.heads):
-            reasons.append(f"the config says {key} = {stated}, and --heads {choices.heads}")
-        value = choices.heads or stated
+        if options.num_heads is not None and stated not in (None, options.num_heads):
+            reasons.append(f"the config says {key} = {stated}, and --num-heads {options.num_heads}")
+        value = options.num_heads or stated
         origin = ""
         if value is None and rule.assume.partition("/")[0] in sizes:
             value = rule.assumed(sizes)
-            origin = f" (assumed: {rule.assume}; --heads sets another)"
+            origin = f" (assumed: {rule.assume}; --num-heads sets another)"
             notes.append(
                 f"{key} = {value} is an assumption ({rule.assume}): no variable tells it, and no"
-                " config; --heads sets another"
+                " config; --num-heads sets another"
             )
         if not isinstance(value, int):
             continue
@@ -498,7 +486,7 @@ def _activation(
     return name, ""
 
 
-def _entry(pair: Pair, variable: Variable, choices: Choices, reasons: list[str]) -> Entry:
+def _entry(pair: Pair, variable: Variable, options: Options, reasons: list[str]) -> Entry:
     if variable.tf_dtype not in FLOATS:
         reasons.append(f"{variable.name} is {variable.tf_dtype}; weights are {_and([*FLOATS])}")
     transform = TRANSFORMS[pair.op]
@@ -508,7 +496,7 @@ def _entry(pair: Pair, variable: Variable, choices: Choices, reasons: list[str])
         op=pair.op,
         group=pair.group,
         shape=transform.shape(variable.shape),
-        dtype=variable.tf_dtype if choices.dtype == "keep" else choices.dtype,
+        dtype=variable.tf_dtype if options.dtype == "keep" else options.dtype,
     )
 
 

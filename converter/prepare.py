@@ -3,33 +3,20 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from .checkpoint import Checkpoint, File, Progress, absolute, open_checkpoint
-from .checkpoint.files import open_file
+from .checkpoint import Checkpoint, open_checkpoint
 from .errors import MappingError, PlanError
 from .mapping import MappingFile, builtin_mappings, load_mapping
-from .plan import AUTOMATIC, Choices, Plan, fits, make_plan
-from .tokenizer import infer_casing, missing_special_tokens, read_vocabulary
+from .options import DEFAULTS, Options, make_options
+from .plan import Plan, fits, make_plan
+from .storage.files import File, Progress, absolute, open_file
+from .tokenizers.wordpiece import infer_casing, missing_special_tokens, read_vocabulary
 
 _LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
-
-
-class Options(Struct, frozen=True):
-    """What the caller decides; whatever is None is found beside the checkpoint, or inferred."""
-
-    mapping: Path | None = None
-    config: Path | None = None
-    vocab: Path | None = None
-    lower_case: bool | None = None
-    formats: tuple[str, ...] = ("safetensors",)
-    choices: Choices = AUTOMATIC
-    force: bool = False
-
-
-DEFAULTS = Options()
 
 
 class SourceFile(Struct, frozen=True, omit_defaults=True):
@@ -45,6 +32,7 @@ class Prepared(Struct, frozen=True):
     """A conversion that is decided, and has read no tensor yet."""
 
     checkpoint: Checkpoint
+    options: Options
     mapping: MappingFile
     mapping_sha256: str
     plan: Plan
@@ -55,7 +43,11 @@ class Prepared(Struct, frozen=True):
 
 
 def prepare(
-    path: str | os.PathLike[str], options: Options = DEFAULTS, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    options: Options = DEFAULTS,
+    *,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> Prepared:
     """Find a checkpoint and what belongs to it, and plan its conversion; reads no tensor.
 
@@ -69,6 +61,7 @@ def prepare(
         MappingError: no mapping fits, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
     """
+    options = make_options(changes, options)
     checkpoint = open_checkpoint(path, progress=progress)
     notes = [checkpoint.note] if checkpoint.note else []
     sources = [source_file("index", checkpoint.index)]
@@ -97,9 +90,10 @@ def prepare(
 
     mapping, digest = choose_mapping(checkpoint, options.mapping)
     size = None if vocabulary is None else len(vocabulary)
-    plan = make_plan(checkpoint.variables, mapping, config, size, options.choices)
+    plan = make_plan(checkpoint.variables, mapping, config, size, options)
     return Prepared(
         checkpoint,
+        options,
         mapping,
         digest,
         plan,
@@ -159,20 +153,21 @@ def base_name(file: File) -> str:
     return os.fsencode(os.path.basename(file.name)).decode("utf-8", "backslashreplace")
 
 
-def choose_mapping(checkpoint: Checkpoint, given: Path | None) -> tuple[MappingFile, str]:
+def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFile, str]:
     """The mapping that was named, else the one that knows the checkpoint; and its sha256.
 
     Raises:
         MappingError: none knows the checkpoint, or the one that was named is wrong.
     """
-    paths = builtin_mappings() if given is None else [given.expanduser()]
+    known = builtin_mappings()
+    paths = [*known.values()] if given is None else [known.get(given, Path(given).expanduser())]
     for path in paths:
         mapping = load_mapping(path)
         if given is not None or fits(checkpoint.variables, mapping):
             return mapping, hashlib.sha256(path.read_bytes()).hexdigest()
-    known = ", ".join(f"{load_mapping(path).detect} ({path.stem})" for path in paths)
+    detects = ", ".join(f"{load_mapping(path).detect} ({path.stem})" for path in paths)
     some = ", ".join(list(checkpoint)[:5])
     raise MappingError(
         f"no mapping knows {checkpoint.name}. It has {len(checkpoint):,} variables, such as {some};"
-        f" a mapping is known by {known}. --mapping takes one of your own."
+        f" a mapping is known by {detects}. --mapping takes one of your own."
     )

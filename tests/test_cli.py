@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bertconvert
+import bertconvert.converter.convert as convert_module
 from bertconvert.cli import cli
-from bertconvert.converter import model_folder
 from bertconvert.converter.errors import BertconvertError
-from bertconvert.terminal import Progress, size_text
+from bertconvert.converter.terminal import Progress, size_text
 
 COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
@@ -88,7 +88,7 @@ class TestHelp:
     def test_of_tf2pt_names_every_option(self) -> None:
         text = run("tf2pt", "--help").stdout
         for option in (
-            "--mapping", "--config", "--vocab", "--head", "--scope", "--heads", "--activation",
+            "--mapping", "--config", "--vocab", "--head", "--scope", "--num-heads", "--activation",
             "--dtype", "--lower-case / --no-lower-case", "--format", "--force", "--quiet",
         ):  # fmt: skip
             assert option in text
@@ -114,8 +114,8 @@ class TestAWrongCall:
             ("tf2pt", "a", "b", "--dtype", "int8"),
             ("tf2pt", "a", "b", "--format", "h5"),
             ("tf2pt", "a", "b", "--activation", "relu"),
-            ("tf2pt", "a", "b", "--heads", "0"),
-            ("tf2pt", "a", "b", "--heads", "two"),
+            ("tf2pt", "a", "b", "--num-heads", "0"),
+            ("tf2pt", "a", "b", "--num-heads", "two"),
             ("tf2pt", "a", "b", "--config"),
             ("inspect",),
             ("inspect", "a", "--head", "mlm"),
@@ -165,7 +165,7 @@ class TestAnError:
             r"hidden_size = 31.*\n.*num_hidden_layers = 3": [
                 "explain", good, "--config", str(tmp_path / "config.json")
             ],
-            "num_attention_heads = 2, and --heads 4": ["explain", good, "--heads", "4"],
+            "num_attention_heads = 2, and --num-heads 4": ["explain", good, "--num-heads", "4"],
             "no head 'sqad'": ["explain", good, "--head", "sqad"],
             "no model in the scope": ["explain", good, "--scope", "student"],
             r"none\.toml": ["explain", good, "--mapping", str(tmp_path / "none.toml")],
@@ -208,10 +208,10 @@ class TestAnError:
     def test_that_nobody_foresaw_says_how_to_see_more(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        def divide(*_: object) -> None:
+        def divide(*_: object, **__: object) -> None:
             raise ZeroDivisionError("division by zero")
 
-        monkeypatch.setattr(model_folder, "convert", divide)
+        monkeypatch.setattr(convert_module, "convert", divide)
         result = run("tf2pt", "a", tmp_path / "out")
         assert result.exit_code == 1
         assert result.stderr.count("\n") == 1
@@ -275,12 +275,12 @@ class TestTf2pt:
     ) -> None:
         calls: list[Any] = []
         monkeypatch.setattr(
-            model_folder, "convert", lambda *args: calls.append(args) or sys.exit(0)
+            convert_module, "convert", lambda *args, **_: calls.append(args) or sys.exit(0)
         )
         run("tf2pt", "ckpt", "out")
         run(
             "tf2pt", "--mapping", "m.toml", "--config", "c.json", "--vocab", "v.txt",
-            "--head", "token", "--scope", "s", "--heads", "4", "--activation", "erf",
+            "--head", "token", "--scope", "s", "--num-heads", "4", "--activation", "erf",
             "--dtype", "float16", "--no-lower-case", "--format", "bin", "--format", "safetensors",
             "--force", "ckpt", "out",
         )  # fmt: skip
@@ -289,13 +289,16 @@ class TestTf2pt:
         assert calls[0][:2] == ("ckpt", "out")
         assert plain == bertconvert.Options()
         assert full == bertconvert.Options(
-            mapping=Path("m.toml"),
+            mapping="m.toml",
             config=Path("c.json"),
             vocab=Path("v.txt"),
             lower_case=False,
             formats=("bin", "safetensors"),
-            choices=bertconvert.Choices("s", "token", 4, "erf", "float16"),
-            force=True,
+            scope="s",
+            head="token",
+            num_heads=4,
+            activation="erf",
+            dtype="float16",
         )
         assert lower == bertconvert.Options(lower_case=True)
 
@@ -481,7 +484,7 @@ class TestProgress:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [0.0]
-        monkeypatch.setattr("bertconvert.terminal.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("bertconvert.converter.terminal.time.monotonic", lambda: now[0])
         return now
 
     def test_in_a_pipe_is_a_line_every_five_seconds(
@@ -543,9 +546,9 @@ class TestWhatIsImported:
 SLOW = """
 import os, sys, time
 from bertconvert.cli import main
-from bertconvert.converter import state_dict
+from bertconvert.converter import safetensors_writer
 
-copy = state_dict._copy
+copy = safetensors_writer._copy
 
 def slowly(*args):
     if not sys.stdout.isatty():
@@ -553,7 +556,7 @@ def slowly(*args):
     time.sleep(0.1)
     return copy(*args)
 
-state_dict._copy = slowly
+safetensors_writer._copy = slowly
 main()
 """
 

@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from bertconvert import MappingError, PlanError, Variable
-from bertconvert.converter.mapping import (
-    MappingFile,
-    builtin_mappings,
-    load_mapping,
-    wildcard,
-)
+from bertconvert.converter.mapping import MappingFile, builtin_mappings, load_mapping, wildcard
 from bertconvert.converter.plan import make_plan
 from bertconvert.converter.transforms import TRANSFORMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "mapping-files.md"
-BUILTIN = {path.stem: load_mapping(path) for path in builtin_mappings()}
+BUILTIN = {name: load_mapping(path) for name, path in builtin_mappings().items()}
 BERT = BUILTIN["bert"]
 
 # As small as a mapping may be, with one of each thing that can be wrong.

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bertconvert import Choices, MappingError, Plan, PlanError, Variable, open_checkpoint
+from bertconvert import MappingError, Options, Plan, PlanError, Variable, open_checkpoint
 from bertconvert.converter.mapping import MappingFile, builtin_mappings, load_mapping
 from bertconvert.converter.plan import fits, make_plan
 
-BERT = next(load_mapping(path) for path in builtin_mappings() if path.stem == "bert")
+BERT = load_mapping(builtin_mappings()["bert"])
 SIZES = {"L": 2, "H": 128, "I": 512, "V": 100, "P": 64, "T": 2, "C": 3}
 CONFIG = {
     "vocab_size": 100,
@@ -149,7 +149,7 @@ class TestTheArchitecture:
     @pytest.mark.parametrize("head", ["token", "BertForTokenClassification"])
     def test_of_a_token_classifier_is_chosen_by_the_caller_alone(self, head: str) -> None:
         variables = checkpoint("encoder", "pooler", "classifier")
-        plan = make_plan(variables, BERT, choices=Choices(head=head))
+        plan = make_plan(variables, BERT, options=Options(head=head))
         assert plan.architecture.name == "BertForTokenClassification"
         assert plan.groups == ["encoder", "pooler", "classifier"]
         assert accounted(plan, variables)
@@ -160,7 +160,7 @@ class TestTheArchitecture:
         text = refusal(checkpoint("encoder", "classifier"))
         assert "has classifier and encoder, which fit no one class for certain" in text
         assert "token (BertForTokenClassification), none (BertModel)" in text
-        plan = make_plan(checkpoint("encoder", "classifier"), BERT, choices=Choices(head="token"))
+        plan = make_plan(checkpoint("encoder", "classifier"), BERT, options=Options(head="token"))
         assert plan.groups == ["encoder", "classifier"]
 
     @pytest.mark.parametrize(
@@ -171,19 +171,19 @@ class TestTheArchitecture:
         self, head: str, dropped: int
     ) -> None:
         variables = checkpoint()
-        plan = make_plan(variables, BERT, choices=Choices(head=head))
+        plan = make_plan(variables, BERT, options=Options(head=head))
         assert plan.architecture.head == head
         assert len(plan.dropped) == dropped
         assert accounted(plan, variables)
         assert all(plan.architecture.name in drop.reason for drop in plan.dropped)
 
     def test_that_lacks_a_group_is_refused(self) -> None:
-        text = refusal(checkpoint("encoder", "pooler", "mlm"), choices=Choices(head="pretraining"))
+        text = refusal(checkpoint("encoder", "pooler", "mlm"), options=Options(head="pretraining"))
         assert "nsp is not there: all of its 2 variables are missing" in text
         assert "cls/seq_relationship/output_weights" in text
 
     def test_that_nobody_knows_is_refused_with_those_there_are(self) -> None:
-        text = refusal(checkpoint(), choices=Choices(head="clasifier"))
+        text = refusal(checkpoint(), options=Options(head="clasifier"))
         assert "no head 'clasifier'; it has pretraining, mlm, nsp, classifier, token" in text
 
     @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ class TestTheArchitecture:
         text = refusal(variables)
         assert text.endswith("--head chooses what to make of them: " + ", ".join(offered))
         for offer in offered:
-            plan = make_plan(variables, BERT, choices=Choices(head=offer.split()[0]))
+            plan = make_plan(variables, BERT, options=Options(head=offer.split()[0]))
             assert accounted(plan, variables)
 
     def test_without_a_pooler_says_what_that_means(self) -> None:
@@ -254,7 +254,7 @@ class TestTheEntries:
     def test_keep_the_dtype_unless_another_is_chosen(self, dtype: str) -> None:
         assert make_plan(checkpoint(dtype=dtype), BERT).dtype == dtype
         for choice in ("float32", "float16", "bfloat16"):
-            plan = make_plan(checkpoint(dtype=dtype), BERT, choices=Choices(dtype=choice))
+            plan = make_plan(checkpoint(dtype=dtype), BERT, options=Options(dtype=choice))
             assert {entry.dtype for entry in plan.entries} == {choice}
             assert plan.dtype == choice
 
@@ -264,7 +264,7 @@ class TestTheEntries:
         assert make_plan(variables, BERT).dtype == "float32"
 
     def test_cannot_be_of_a_dtype_that_nobody_knows(self) -> None:
-        text = refusal(checkpoint(), choices=Choices(dtype="int8"))
+        text = refusal(checkpoint(), options=Options(dtype="int8"))
         assert text.startswith("there is no dtype 'int8'; there are keep, float64, float32")
 
     @pytest.mark.parametrize("dtype", ["int32", "uint8", "string", "complex64", "bool"])
@@ -374,7 +374,7 @@ class TestScopes:
         variables |= extra("output_bias", shape=(3,))
         text = refusal(variables)
         assert "the model lies in the scope module/, and output_bias both there and outside" in text
-        plan = make_plan(variables, BERT, choices=Choices(scope="module"))
+        plan = make_plan(variables, BERT, options=Options(scope="module"))
         assert accounted(plan, variables)
         assert plan.dropped[0].reason == "outside the scope module/"
 
@@ -407,7 +407,7 @@ class TestScopes:
         self, choice: str, scope: str
     ) -> None:
         variables = checkpoint() | checkpoint("encoder", "pooler", scope="teacher/")
-        plan = make_plan(variables, BERT, choices=Choices(scope=choice))
+        plan = make_plan(variables, BERT, options=Options(scope=choice))
         assert plan.scope == scope
         assert accounted(plan, variables)
         assert all(entry.variable.startswith("teacher/") == bool(scope) for entry in plan.entries)
@@ -417,15 +417,15 @@ class TestScopes:
 
     def test_a_scope_within_a_scope_is_another_model(self) -> None:
         variables = checkpoint(scope="a/") | checkpoint(scope="a/b/")
-        outer = make_plan(variables, BERT, choices=Choices(scope="a"))
-        inner = make_plan(variables, BERT, choices=Choices(scope="a/b"))
+        outer = make_plan(variables, BERT, options=Options(scope="a"))
+        inner = make_plan(variables, BERT, options=Options(scope="a/b"))
         assert accounted(outer, variables)
         assert accounted(inner, variables)
         assert {drop.reason for drop in outer.dropped} == {"in the scope a/b/"}
 
     @pytest.mark.parametrize("choice", ["student", "teach", "teacher/bert", "/", ".."])
     def test_a_scope_without_a_model_is_refused_with_those_that_have_one(self, choice: str) -> None:
-        text = refusal(checkpoint(scope="teacher/"), choices=Choices(scope=choice))
+        text = refusal(checkpoint(scope="teacher/"), options=Options(scope=choice))
         assert f"no model in the scope {choice!r}; there is one in teacher/" in text
 
 
@@ -524,7 +524,7 @@ class TestTheConfig:
         assert plan.config["num_attention_heads"] == 2
         assert plan.notes[0] == "no bert_config.json: the sizes are those of the variables"
         assert "num_attention_heads = 2 is an assumption (H/64)" in plan.notes[1]
-        assert "--heads" in plan.notes[1]
+        assert "--num-heads" in plan.notes[1]
 
     def test_that_is_silent_about_the_heads_has_them_assumed(self) -> None:
         (note,) = make_plan(checkpoint(), BERT, {"num_attention_heads": None}).notes
@@ -536,32 +536,34 @@ class TestTheConfig:
         assert plan.config["num_attention_heads"] == 1
 
     def test_the_heads_that_the_caller_says_are_no_assumption(self) -> None:
-        plan = make_plan(checkpoint(), BERT, choices=Choices(heads=16))
+        plan = make_plan(checkpoint(), BERT, options=Options(num_heads=16))
         assert plan.config["num_attention_heads"] == plan.sizes["A"] == 16
         assert len(plan.notes) == 1
-        assert make_plan(checkpoint(), BERT, CONFIG, choices=Choices(heads=4)).notes == []
+        assert make_plan(checkpoint(), BERT, CONFIG, options=Options(num_heads=4)).notes == []
 
     def test_the_heads_of_caller_and_config_must_agree(self) -> None:
-        text = refusal(checkpoint(), CONFIG, choices=Choices(heads=8))
-        assert text == "the config says num_attention_heads = 4, and --heads 8"
+        text = refusal(checkpoint(), CONFIG, options=Options(num_heads=8))
+        assert text == "the config says num_attention_heads = 4, and --num-heads 8"
 
     @pytest.mark.parametrize("heads", [0, -2, 10**30, True])
     def test_the_heads_that_the_caller_says_must_be_a_number_of_heads(self, heads: int) -> None:
-        assert refusal(checkpoint(), choices=Choices(heads=heads)).endswith("is no number of heads")
+        assert refusal(checkpoint(), options=Options(num_heads=heads)).endswith(
+            "is no number of heads"
+        )
 
     @pytest.mark.parametrize("heads", [3, 5, 129, 1000])
     def test_heads_that_do_not_divide_the_hidden_size_are_refused(self, heads: int) -> None:
         expected = f"num_attention_heads = {heads} does not divide hidden_size = 128"
-        assert refusal(checkpoint(), choices=Choices(heads=heads)) == expected
+        assert refusal(checkpoint(), options=Options(num_heads=heads)) == expected
         assert refusal(checkpoint(), {**CONFIG, "num_attention_heads": heads}) == expected
 
     def test_an_assumption_that_does_not_divide_is_said_to_be_one(self) -> None:
         text = refusal(checkpoint(sizes={**SIZES, "H": 200}))
         assert text == (
-            "num_attention_heads = 3 (assumed: H/64; --heads sets another) does not divide"
+            "num_attention_heads = 3 (assumed: H/64; --num-heads sets another) does not divide"
             " hidden_size = 200"
         )
-        assert make_plan(checkpoint(sizes={**SIZES, "H": 200}), BERT, choices=Choices(heads=4))
+        assert make_plan(checkpoint(sizes={**SIZES, "H": 200}), BERT, options=Options(num_heads=4))
 
 
 class TestTheVocabulary:
@@ -594,7 +596,7 @@ class TestTheActivation:
         self, stated: object, choice: str, expected: tuple[str, str]
     ) -> None:
         config = {**CONFIG, "hidden_act": stated}
-        plan = make_plan(checkpoint(), BERT, config, choices=Choices(activation=choice))
+        plan = make_plan(checkpoint(), BERT, config, options=Options(activation=choice))
         assert plan.activation == expected
         assert plan.config["hidden_act"] == expected[1]
 
@@ -612,12 +614,12 @@ class TestTheActivation:
     @pytest.mark.parametrize("choice", ["tanh", "erf"])
     def test_of_which_there_is_one_kind_leaves_no_choice(self, choice: str) -> None:
         text = refusal(
-            checkpoint(), {**CONFIG, "hidden_act": "relu"}, choices=Choices(activation=choice)
+            checkpoint(), {**CONFIG, "hidden_act": "relu"}, options=Options(activation=choice)
         )
         assert text == f"--activation {choice}: the config's hidden_act is relu: one kind only"
 
     def test_may_not_be_chosen_by_an_unknown_word(self) -> None:
-        text = refusal(checkpoint(), choices=Choices(activation="quick"))
+        text = refusal(checkpoint(), options=Options(activation="quick"))
         assert text == "--activation quick: the config's hidden_act is gelu: tanh and erf"
 
 
@@ -725,13 +727,13 @@ class TestWhatDoesNotFit:
             del variables[name]
         config = {**CONFIG, "vocab_size": 99, "num_attention_heads": 3, "hidden_act": "silu"}
         text = refusal(
-            variables, config, vocabulary_size=98, choices=Choices(dtype="int8", heads=5)
+            variables, config, vocabulary_size=98, options=Options(dtype="int8", num_heads=5)
         )
         for part in [
             "encoder is not whole: 4 of its 37",
             "bert/pooler/dense/bias has the shape [64]",
             "vocab_size = 99, and the checkpoint has 100",
-            "num_attention_heads = 3, and --heads 5",
+            "num_attention_heads = 3, and --num-heads 5",
             "5 does not divide hidden_size = 128",
             "the vocabulary has 98 tokens",
             "hidden_act is 'silu'",

@@ -3,19 +3,18 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
-from ..checkpoint.files import Progress, is_url
-from ..checkpoint.search import find_checkpoints
+from ..checkpoint.discover import find_checkpoints
 from ..errors import BatchError, CheckpointError
-from ..mapping import FOLDER
-from ..plan import Choices
-from ..prepare import DEFAULTS, Options
-from .family import TABLES
+from ..mapping import FOLDER, builtin_mappings
+from ..options import DEFAULTS, Options, make_options
+from ..storage.files import Progress, is_url
+from .table import TABLES
 
 T = TypeVar("T")
 
@@ -37,31 +36,21 @@ class Job(Struct, frozen=True):
     def shown(self) -> str:
         """The source without what is secret in a URL."""
         if is_url(self.source):
-            from ..checkpoint.urls import shown
+            from ..storage.urls import shown
 
             return shown(self.source)
         return _text(self.source)
 
 
-class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model of a list; what it leaves open is as the command line says."""
+class _Entry(Struct, frozen=True):
+    """What every model of a list has beside options."""
 
     source: str
     name: str | None = None
-    mapping: str | None = None
-    config: str | None = None
-    vocab: str | None = None
-    scope: str | None = None
-    head: str | None = None
-    heads: int | None = None
-    activation: Literal["auto", "tanh", "erf"] | None = None
-    dtype: Literal["keep", "float32", "float16", "bfloat16"] | None = None
-    lower_case: bool | None = None
-    formats: Annotated[tuple[Literal["safetensors", "bin"], ...], Meta(min_length=1)] | None = None
 
 
 class _List(Struct, frozen=True, forbid_unknown_fields=True):
-    model: list[_Entry]
+    model: list[dict[str, Any]]
 
 
 class _Published(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,8 +97,12 @@ def from_list(
     Raises:
         BatchError: it can't be read, or says what a list can't say.
     """
-    for entry in _read(path, _List).model:
-        own = _overlaid(options, entry, path.parent)
+    for number, table in enumerate(_read(path, _List).model):
+        try:
+            entry = msgspec.convert(table, _Entry)
+            own = _overlaid(options, table, path.parent)
+        except (TypeError, ValueError) as error:  # msgspec's among them
+            raise BatchError(f"{path} is wrong: model[{number}]: {error}") from error
         source = entry.source if is_url(entry.source) else _beside(path.parent, entry.source)
         jobs = list(from_sources([source], own, progress))
         if entry.name is not None and len(jobs) != 1:
@@ -181,18 +174,13 @@ def _is_folder_name(name: str) -> bool:
     return bool(name) and is_plain and name.casefold() not in {t.casefold() for t in TABLES}
 
 
-def _overlaid(options: Options, entry: _Entry, folder: Path) -> Options:
-    """The options with what an entry says put over them."""
-    said: dict[str, Any] = {
-        name: value
-        for name in _Entry.__struct_fields__
-        if name not in ("source", "name") and (value := getattr(entry, name)) is not None
-    }
+def _overlaid(options: Options, table: dict[str, Any], folder: Path) -> Options:
+    """The options with what a table of a list says put over them."""
+    said = {name: value for name, value in table.items() if name not in _Entry.__struct_fields__}
     for name in ("mapping", "config", "vocab"):
-        if name in said:
-            said[name] = Path(_beside(folder, said[name]))
-    chosen = {name: said.pop(name) for name in Choices.__struct_fields__ if name in said}
-    return replace(options, choices=replace(options.choices, **chosen), **said)
+        if name in said and (name != "mapping" or said[name] not in builtin_mappings()):
+            said[name] = _beside(folder, said[name])
+    return make_options(said, options)
 
 
 def _text(path: str) -> str:

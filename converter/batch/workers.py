@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ..._version import __version__
-from ..checkpoint.files import is_url
+from ... import __version__
 from ..errors import BatchError, BertconvertError
-from .work import Outcome, Task, do
+from ..storage.files import is_url
+from .task import Outcome, Task, do
 
 if TYPE_CHECKING:
     from ctypes import Array, c_ulonglong

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from ..errors import CheckpointError
-from . import wire
+from ..storage.files import File
+from . import protos
 from .checksum import crc32c, unmask
-from .files import File
 from .locate import Located
 from .slices import Box, decode_slice, resolve, slice_key, whole
 from .sstable import Table
@@ -53,7 +53,7 @@ class Bundle:
             self.index.fetch([(0, self.index.size)])
         try:
             self._read_index()
-        except wire.Malformed as error:
+        except protos.Malformed as error:
             raise CheckpointError(
                 f"{self.index.name} is no index that TensorFlow wrote, or is damaged: {error}."
                 " Download or copy it again."
@@ -63,8 +63,8 @@ class Bundle:
         table = iter(Table(self.index))
         key, value = next(table, (None, b""))
         if key != b"":
-            raise wire.Malformed("it is empty" if key is None else "it has no header")
-        header = wire.bundle_header(value)
+            raise protos.Malformed("it is empty" if key is None else "it has no header")
+        header = protos.bundle_header(value)
         if not header.versions.admits(VERSION):
             raise CheckpointError(
                 f"{self.index.name} is for readers of version {header.versions.min_consumer}, and"
@@ -73,18 +73,20 @@ class Bundle:
         self.num_shards = header.num_shards
         self.swaps_bytes = header.big_endian != (sys.byteorder == "big")
         self.variables: dict[str, Variable] = {}
-        self._entries: dict[str, wire.BundleEntry] = {}
+        self._entries: dict[str, protos.BundleEntry] = {}
         self._raw_names: dict[str, bytes] = {}  # of partitioned variables
-        self._slices: dict[bytes, wire.BundleEntry] = {}
+        self._slices: dict[bytes, protos.BundleEntry] = {}
         room = MEMORY_ALWAYS + MEMORY_GROWTH * self.index.size
         for key, value in table:
             room -= ENTRY_BYTES + len(key) * (1 if key.isascii() else 4) + 2 * len(value)
             if room < 0:
-                raise wire.Malformed("its entries would take far more memory than its size allows")
-            entry = wire.bundle_entry(value)
+                raise protos.Malformed(
+                    "its entries would take far more memory than its size allows"
+                )
+            entry = protos.bundle_entry(value)
             if entry.shard_id >= self.num_shards:
                 name = key.decode("utf-8", "backslashreplace")
-                raise wire.Malformed(
+                raise protos.Malformed(
                     f"{name} lies in shard {entry.shard_id:,} of {self.num_shards:,}"
                 )
             if key.startswith(SLICE_KEY) and not entry.slices:
@@ -94,11 +96,11 @@ class Bundle:
         if self._slices:
             self._add_names_like_slices()
 
-    def _add(self, key: bytes, entry: wire.BundleEntry) -> None:
+    def _add(self, key: bytes, entry: protos.BundleEntry) -> None:
         variable = describe(key, entry.dtype, entry.shape, entry.size)
         name = variable.name
         if name in self._entries:
-            raise wire.Malformed(f"two variables are shown as {name}")
+            raise protos.Malformed(f"two variables are shown as {name}")
         self.variables[name] = variable
         self._entries[name] = entry
         if entry.slices:
@@ -145,13 +147,13 @@ class Bundle:
             stored = decode_slice(data)
             box = resolve(stored, variable.shape)
             if box in parts:
-                raise wire.Malformed(f"the slice {list(stored)} of {name} is there twice")
+                raise protos.Malformed(f"the slice {list(stored)} of {name} is there twice")
             part = self._slices.get(slice_key(self._raw_names[name], stored))
             if part is None:
-                raise wire.Malformed(f"the slice {list(stored)} of {name} is not there")
+                raise protos.Malformed(f"the slice {list(stored)} of {name} is not there")
             described = describe(name.encode(), part.dtype, part.shape, part.size)
             if (part.dtype, part.shape) != (entry.dtype, tuple(length for _, length in box)):
-                raise wire.Malformed(
+                raise protos.Malformed(
                     f"the slice {list(stored)} of {name} is {described.tf_dtype} {part.shape}"
                 )
             _check_size(described, part)
@@ -185,7 +187,7 @@ class Bundle:
             shard = part.entry.shard_id
             sizes[shard] = sizes.get(shard, 0) + part.entry.size
             if sizes[shard] > self.shard(shard).size:
-                raise wire.Malformed("its slices share bytes")
+                raise protos.Malformed("its slices share bytes")
 
 
 class Part(Struct, frozen=True):
@@ -194,7 +196,7 @@ class Part(Struct, frozen=True):
     bundle: Bundle
     variable: Variable
     box: Box
-    entry: wire.BundleEntry
+    entry: protos.BundleEntry
 
     @property
     def position(self) -> tuple[int, int]:
@@ -256,15 +258,15 @@ class Part(Struct, frozen=True):
         data = self._shard().read(self.entry.offset, self.entry.size)
         try:
             if count > len(data):
-                raise wire.Malformed(f"{count:,} lengths do not fit {len(data):,} bytes")
+                raise protos.Malformed(f"{count:,} lengths do not fit {len(data):,} bytes")
             at, lengths = 0, []
             for _ in range(count):
-                length, at = wire.varint(data, at)
+                length, at = protos.varint(data, at)
                 lengths.append(length)
             start = at + 4
             if start + sum(lengths) != len(data):
-                raise wire.Malformed(f"its {count:,} lengths do not add up to its size")
-        except wire.Malformed as error:
+                raise protos.Malformed(f"its {count:,} lengths do not add up to its size")
+        except protos.Malformed as error:
             raise self._damaged(str(error)) from error
         # The checksums are of the lengths as fixed integers, in the byte order of the writer.
         order: Literal["big", "little"]
@@ -297,9 +299,9 @@ class Part(Struct, frozen=True):
         )
 
 
-def _check_size(variable: Variable, entry: wire.BundleEntry) -> None:
+def _check_size(variable: Variable, entry: protos.BundleEntry) -> None:
     if variable.nbytes != entry.size:
-        raise wire.Malformed(
+        raise protos.Malformed(
             f"{variable.name} has {entry.size:,} bytes, and {variable.tf_dtype}"
             f" {list(variable.shape)} makes {variable.nbytes:,}"
         )

@@ -11,17 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import CheckpointError
-from .files import (
-    Directory,
-    File,
-    Folder,
-    Progress,
-    Subfolder,
-    archive,
-    is_packed,
-    is_url,
-    open_file,
-)
+from ..storage.archives import ARCHIVES, archive, is_packed
+from ..storage.files import Directory, File, Folder, Progress, Subfolder, is_url, open_file
 from .sstable import is_table
 
 INDEX = ".index"
@@ -33,7 +24,6 @@ _NO_TABLE = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".zip", ".gz", ".tfe
 # What browsers, Windows and macOS add to the name of a second copy.
 _COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SHOWN = 12
 # What a folder of the web is asked for that lists no names.
 _USUAL_PREFIXES = ("bert_model.ckpt", "model.ckpt")
@@ -181,7 +171,7 @@ def _inside(path: str, progress: Progress | None) -> Located:
 def _kind(path: str) -> str:
     """`file` or `folder`, `other` for a pipe and the like, "" for nothing."""
     if is_url(path):
-        from . import remote
+        from ..storage import remote
 
         return remote.kind(path)
     if os.path.isdir(path):
@@ -192,7 +182,7 @@ def _kind(path: str) -> str:
 def _shown(path: str) -> str:
     """What messages call it."""
     if is_url(path):
-        from . import urls
+        from ..storage import urls
 
         return urls.shown(path)
     return path
@@ -200,7 +190,7 @@ def _shown(path: str) -> str:
 
 def _may_be_folder(path: str) -> bool:
     if is_url(path):
-        from . import remote
+        from ..storage import remote
 
         return remote.may_be_folder(path)
     return os.path.isdir(path or ".")
@@ -208,7 +198,7 @@ def _may_be_folder(path: str) -> bool:
 
 def _split(path: str) -> tuple[str, str]:
     if is_url(path):
-        from . import urls
+        from ..storage import urls
 
         return urls.split(path)
     return os.path.split(path)
@@ -217,7 +207,7 @@ def _split(path: str) -> tuple[str, str]:
 def _folder(path: str, name: str = "") -> Folder:
     """A folder, in which `name` is looked for."""
     if is_url(path):
-        from .remote import RemoteFolder
+        from ..storage.remote import RemoteFolder
 
         return RemoteFolder(path, _expected(name))
     return Directory(path or ".")
@@ -368,7 +358,7 @@ def _choose(folder: Folder) -> Located:
         if os.path.isfile(index):
             return locate(index)
     if not nearest and elsewhere and not folder.listed:
-        from .remote import RemoteFolder
+        from ..storage.remote import RemoteFolder
 
         if isinstance(folder, RemoteFolder):
             named = re.split(r"[/\\]", elsewhere)[-1]

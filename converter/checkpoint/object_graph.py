@@ -6,7 +6,7 @@ Format: tensorflow/core/protobuf/trackable_object_graph.proto.
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from .wire import LENGTH, Malformed, fields
+from .protos import LENGTH, Malformed, fields
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .protos import LENGTH, VARINT, Malformed, fields, signed
 from .variable import Variable
-from .wire import LENGTH, VARINT, Malformed, fields, signed
 
 Box = tuple[tuple[int, int], ...]
 """A slice of a tensor: (start, length) for every dimension."""

@@ -8,9 +8,9 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
+from ..storage.files import File
 from .checksum import crc32c, unmask
-from .files import File
-from .wire import Malformed, varint
+from .protos import Malformed, varint
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48

@@ -12,12 +12,12 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import CheckpointError
-from . import wire
-from .files import File
+from ..storage.files import File
+from . import protos
+from .protos import LENGTH, VARINT, Malformed, fields
 from .slices import Box, decode_slice, resolve, slice_key, whole
 from .sstable import Table
 from .variable import Variable, describe
-from .wire import LENGTH, VARINT, Malformed, fields
 
 VERSION = 1  # TF_CHECKPOINT_VERSION, the newest that this reader knows
 # A TensorProto may leave out values at the end that repeat the last one, so that a few bytes stand
@@ -192,7 +192,7 @@ def _saved_slice_metas(meta: bytes, file: File) -> Iterator[bytes]:
         for subtag, _, inner in fields(payload):
             if subtag == 1 << 3 | LENGTH:
                 yield inner
-            elif subtag == 2 << 3 | LENGTH and not wire.versions(inner).admits(VERSION):
+            elif subtag == 2 << 3 | LENGTH and not protos.versions(inner).admits(VERSION):
                 raise CheckpointError(
                     f"{file.name} is for other readers than those of version {VERSION}, which"
                     " this one is. A later bertconvert may read it."
@@ -207,10 +207,10 @@ def _described(saved: bytes) -> tuple[bytes, tuple[int, ...], int]:
         if tag == 1 << 3 | LENGTH:
             name = payload
         elif tag == 2 << 3 | LENGTH:
-            shape += wire.tensor_shape(payload)
+            shape += protos.tensor_shape(payload)
         elif tag == 3 << 3 | VARINT:
             dtype = number
-    return name, wire.checked_shape(shape), dtype
+    return name, protos.checked_shape(shape), dtype
 
 
 def _boxes(saved: bytes) -> Iterator[Box]:
@@ -249,8 +249,8 @@ def _tensor_values(
             content = payload
         elif field == fixed and kind == LENGTH:
             values += payload
-        elif field == fixed and kind in (wire.FIXED32, wire.FIXED64):
-            values += number.to_bytes(4 if kind == wire.FIXED32 else 8, "little")
+        elif field == fixed and kind in (protos.FIXED32, protos.FIXED64):
+            values += number.to_bytes(4 if kind == protos.FIXED32 else 8, "little")
         elif field == _FLOAT8 and kind == LENGTH and tf_dtype.startswith("float8"):
             values += payload
         elif field == varints and kind == LENGTH:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from .dtypes import DTYPES, numpy_dtype
-from .wire import Malformed
+from .protos import Malformed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bertconvert import Choices, Options, Variable
-from bertconvert.converter.batch import Job, families, find_jobs
+from bertconvert import Options, Variable
+from bertconvert.converter.batch import Job, find_jobs
+from bertconvert.converter.batch.jobs import families
 from bertconvert.converter.errors import BatchError, CheckpointError
 from bertconvert.converter.mapping import FOLDER, builtin_mappings, load_mapping
 from bertconvert.converter.plan import make_plan
@@ -66,7 +67,7 @@ class TestAList:
                 "vocab": "/v.txt",
                 "scope": "bert",
                 "head": "none",
-                "heads": 4,
+                "num_heads": 4,
                 "activation": "erf",
                 "dtype": "float16",
                 "lower_case": False,
@@ -74,25 +75,27 @@ class TestAList:
             }
         )
         assert job.options == Options(
-            mapping=tmp_path / "m.toml",
+            mapping=str(tmp_path / "m.toml"),
             config=tmp_path / "c.json",
             vocab=Path("/v.txt"),
             lower_case=False,
             formats=("bin", "safetensors"),
-            choices=Choices("bert", "none", 4, "erf", "float16"),
+            scope="bert",
+            head="none",
+            num_heads=4,
+            activation="erf",
+            dtype="float16",
         )
 
     def test_leaves_open_what_the_command_line_says(self, jobs: List, fixtures: Path) -> None:
-        options = Options(
-            config=Path("c.json"), lower_case=True, choices=Choices(head="none", dtype="bfloat16")
-        )
+        options = Options(config=Path("c.json"), lower_case=True, head="none", dtype="bfloat16")
         source = str(fixtures / "squad")
         plain, own = jobs(
             {"source": source}, {"source": source, "name": "own", "dtype": "keep"}, options=options
         )
         assert plain.options == options
         assert own.options == Options(
-            config=Path("c.json"), lower_case=True, choices=Choices(head="none", dtype="keep")
+            config=Path("c.json"), lower_case=True, head="none", dtype="keep"
         )
 
     def test_has_paths_relative_to_itself(
@@ -129,14 +132,13 @@ class TestAList:
     @pytest.mark.parametrize(
         ("more", "said"),
         [
-            ({"sourc": "x"}, "unknown field `sourc`"),
-            ({"verify": "weights"}, "unknown field `verify`"),
-            ({"heads": "4"}, "Expected `int | null`, got `str`"),
+            ({"sourc": "x"}, "unknown option sourc"),
+            ({"verify": "weights"}, "unknown option verify"),
+            ({"num_heads": "4"}, "Expected `int | null`, got `str`"),
             ({"lower_case": "yes"}, "Expected `bool | null`, got `str`"),
             ({"dtype": "int8"}, "Invalid enum value 'int8'"),
             ({"activation": "relu"}, "Invalid enum value 'relu'"),
             ({"formats": ["h5"]}, "Invalid enum value 'h5'"),
-            ({"formats": "bin"}, "Expected `array | null`, got `str`"),
             ({"name": 3}, "Expected `str | null`, got `int`"),
         ],
     )
@@ -148,7 +150,7 @@ class TestAList:
         text = str(caught.value)
         assert text.startswith(f"{tmp_path}/list.toml is wrong: ")
         assert said in text
-        assert "$.model[1]" in text
+        assert "model[1]" in text
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -275,13 +277,13 @@ class TestSources:
         assert "nothing to convert: give a source, --list or --family" in refusal()
 
     def test_keep_the_options_of_the_call(self, fixtures: Path) -> None:
-        options = Options(choices=Choices(dtype="float16"))
+        options = Options(dtype="float16")
         found = find_jobs([str(fixtures)], "/out", options=options)
         assert len(found) == 6
         assert {job.options for job in found} == {options}
 
 
-BERT = next(load_mapping(path) for path in builtin_mappings() if path.stem == "bert")
+BERT = load_mapping(builtin_mappings()["bert"])
 GROUPS = ("encoder", "pooler", "mlm", "nsp")
 
 

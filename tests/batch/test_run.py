@@ -19,7 +19,7 @@ from crc32c import crc32c
 
 from bertconvert.converter.batch import Event, Job, Model, batch, find_jobs
 from bertconvert.converter.batch.workers import Step
-from bertconvert.terminal import Board
+from bertconvert.converter.terminal import Board
 
 from .runs import (
     DATA,
@@ -673,7 +673,7 @@ class TestVerifying:
     def test_on_a_level_whose_packages_are_missing_is_a_wrong_call(
         self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
     ) -> None:
-        monkeypatch.setattr("bertconvert.converter.parity._EXTRAS", ("no_such_package",))
+        monkeypatch.setattr("bertconvert.converter.verify.run._EXTRAS", ("no_such_package",))
         result = run(fixtures / "squad", tmp_path / "out", "--verify", level)
         assert result.exit_code == 2
         assert f"--verify {level} needs" in result.stderr
@@ -755,7 +755,7 @@ class TestWhatPeopleSee:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         now = [0.0]
-        monkeypatch.setattr("bertconvert.terminal.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("bertconvert.converter.terminal.time.monotonic", lambda: now[0])
         one, two = Job("one", "/one"), Job("two", "/two")
         with Board({"one": 10**7, "two": 10**7}, quiet=False) as board:
             for second in range(12):

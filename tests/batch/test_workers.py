@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from bertconvert.converter import batch as package
-from bertconvert.converter.batch import Event, Job, Summary, batch, default_jobs, find_jobs, workers
-from bertconvert.converter.batch.work import Outcome, Task
-from bertconvert.converter.batch.workers import Step, Workers
+from bertconvert.converter.batch import Event, Job, Summary, batch, find_jobs, workers
+from bertconvert.converter.batch.task import Outcome, Task
+from bertconvert.converter.batch.workers import Step, Workers, default_jobs
 from bertconvert.converter.errors import BatchError
 
 from .runs import children, copies, table
@@ -200,7 +200,7 @@ class TestTheNumberOfWorkers:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(workers, "processes", processes)
-        monkeypatch.setattr(package, "default_jobs", lambda: 4)
+        monkeypatch.setattr(package.run, "default_jobs", lambda: 4)
         jobs = [Job(name, f"/{name}") for name in "abcdefgh"]
         with pytest.raises(KeyboardInterrupt):
             batch(jobs, tmp_path / "out", level=level)

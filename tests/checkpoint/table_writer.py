@@ -15,7 +15,7 @@ import numpy as np
 from cramjam import snappy
 from crc32c import crc32c
 
-from bertconvert.converter.checkpoint.files import Descriptor, File
+from bertconvert.converter.storage.files import Descriptor, File
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 NONE, SNAPPY = 0, 1

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.protos import Malformed
 from bertconvert.converter.checkpoint.sstable import Table
-from bertconvert.converter.checkpoint.wire import Malformed
 
 from . import table_writer as write
 

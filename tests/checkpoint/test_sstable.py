@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bertconvert.converter.checkpoint.protos import Malformed
 from bertconvert.converter.checkpoint.sstable import Table, is_table
-from bertconvert.converter.checkpoint.wire import Malformed
 from bertconvert.converter.errors import CheckpointError
 
 from . import table_writer as write

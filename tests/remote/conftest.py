@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from bertconvert.converter.checkpoint import drivers
+from bertconvert.converter.storage import filesystems
 
 from .server import Server, serving
 
@@ -29,7 +29,7 @@ def _ends_in_time() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(filesystems, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bertconvert import CheckpointError, open_checkpoint
-from bertconvert.converter.checkpoint.search import find_checkpoints
+from bertconvert.converter.checkpoint.discover import find_checkpoints
 
 from .conftest import Bucket
 from .server import Server

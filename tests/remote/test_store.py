@@ -12,7 +12,6 @@ import pytest
 
 from bertconvert import (
     CheckpointError,
-    Options,
     OutputError,
     ParityError,
     convert,
@@ -20,9 +19,8 @@ from bertconvert import (
     prepare,
 )
 from bertconvert import verify as prove
-from bertconvert.converter import upload
-from bertconvert.converter.checkpoint import remote
-from bertconvert.converter.publish import check_output, published
+from bertconvert.converter.storage import remote, upload
+from bertconvert.converter.storage.publish import check_output, published
 
 from .conftest import Bucket
 from .server import GoogleStore, Hub, running
@@ -254,7 +252,7 @@ class TestAModelAfar:
     def test_is_replaced_by_force_and_other_files_stay(self, memory: Any, fixtures: Path) -> None:
         for name in ("pytorch_model.bin", "notes.txt", "runs/1.log", "conversion.json"):
             memory.pipe_file(f"/out/x/{name}", b"old")
-        convert(fixtures / "squad", "memory://out/x", Options(force=True))
+        convert(fixtures / "squad", "memory://out/x", force=True)
         names = {name.removeprefix("/out/x/") for name in memory.find("/out/x")}
         assert names >= {"notes.txt", "runs/1.log", "conversion.json", "model.safetensors"}
         assert "pytorch_model.bin" not in names

@@ -17,7 +17,7 @@ import fsspec
 import pytest
 
 from bertconvert import CheckpointError, convert, open_checkpoint, prepare
-from bertconvert.converter.checkpoint import drivers, remote
+from bertconvert.converter.storage import filesystems, remote
 
 from .server import Server
 
@@ -81,7 +81,7 @@ class TestAConnectionThatIsDropped:
             f"{web_of.url}/large can't be read: the connection was dropped, 5 times in a row;"
             f" 0 of {len(large):,} bytes had come. Try again later"
         )
-        assert len(web_of.served) == drivers.TRIES
+        assert len(web_of.served) == filesystems.TRIES
         web_of.drop_after = -1  # and later, it can be had
         assert file.read(0, file.size) == large
 
@@ -119,8 +119,8 @@ class _Nothing:
 def test_a_server_that_sends_nothing_more_is_given_up(
     web: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(drivers, "_opened", {})
+    monkeypatch.setattr(filesystems, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(filesystems, "_opened", {})
     web.stall_after = 100
     began = time.monotonic()
     said = refusal(f"{web.url}/{NAME}/")

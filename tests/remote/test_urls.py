@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertconvert.converter.checkpoint.files import is_url
-from bertconvert.converter.checkpoint.remote import Spans
-from bertconvert.converter.checkpoint.urls import (
-    ends_as_folder,
-    host,
-    join,
-    scrubbed,
-    shown,
-    split,
-)
+from bertconvert.converter.storage.files import is_url
+from bertconvert.converter.storage.remote import Spans
+from bertconvert.converter.storage.urls import ends_as_folder, host, join, scrubbed, shown, split
 
 
 @pytest.mark.parametrize(

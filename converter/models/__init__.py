@@ -1,0 +1,1 @@
+"""What cannot be data: the forward pass and the losses of each model family, in TensorFlow."""

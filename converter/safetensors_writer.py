@@ -1,0 +1,258 @@
+"""A Plan -> the tensors of a model, as a safetensors file or a torch file.
+
+Every tensor is read once, checked, transformed on its way and written to its place; no more than a
+few tensors are in memory at a time, whatever the checkpoint's size.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from .checkpoint import Checkpoint
+from .checkpoint.dtypes import numpy_dtype
+from .errors import OutputError
+from .plan import FLOATS, Entry, Plan
+from .storage.files import Progress
+from .transforms import TRANSFORMS
+
+if TYPE_CHECKING:
+    from .transforms import Array
+
+Buffer = memoryview | bytes
+
+# safetensors' names of dtypes, as in safetensors/tensor.rs
+_SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_THREADS = 2  # one reads and transforms while the other writes; a third gains nothing
+_PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
+# For a larger write the kernel looks for larger pages, which takes it up to four times as long.
+_WRITE_BYTES = 1 << 17
+_TILE = 256  # rows and columns that are transposed at once, in a core's cache
+
+
+def write_safetensors(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    path: Path,
+    progress: Progress | None = None,
+) -> None:
+    """Write the tensors of a plan, as https://huggingface.co/docs/safetensors describes the file.
+
+    Args:
+        checkpoint: where the variables are.
+        plan: which become what.
+        path: the file, which must not exist.
+        progress: told, now and then, the bytes that are written and how many there will be.
+
+    Raises:
+        CheckpointError: a variable can't be read, or is damaged.
+        OutputError: a number does not fit the dtype, or the file can't be written.
+    """
+    text, places = _layout(plan)
+    data_start = 8 + len(text)
+    end = sum(entry.nbytes for entry in plan.entries)
+    room = os.statvfs(path.parent)
+    if room.f_bavail * room.f_frsize < data_start + end:  # known before the work, not at its end
+        raise OutputError(
+            f"{path.parent} has room for {room.f_bavail * room.f_frsize:,} bytes, and"
+            f" {data_start + end:,} are needed"
+        )
+    checkpoint.fetch([entry.variable for entry in plan.entries], progress)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _write(fd, len(text).to_bytes(8, "little") + text, 0)
+        done = 0
+        # The kernel lets one thread at a time write to a file, and the others burn their time
+        # waiting for it; here they sleep.
+        turn = threading.Lock()
+
+        def write(data: Buffer, place: int) -> None:
+            nonlocal done
+            with turn:
+                _write(fd, data, place)
+                done += len(data)
+                if progress is not None:
+                    progress("converting", done, end)
+
+        def copy(entry: Entry, scratch: _Scratch) -> None:
+            _copy(checkpoint, entry, data_start + places[entry.tensor], write, scratch)
+
+        _in_threads(copy, sorted(plan.entries, key=lambda e: checkpoint.position(e.variable)))
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def safetensors_size(plan: Plan) -> int:
+    """The bytes of the file that `write_safetensors` writes."""
+    return 8 + len(_layout(plan)[0]) + sum(entry.nbytes for entry in plan.entries)
+
+
+def _layout(plan: Plan) -> tuple[bytes, dict[str, int]]:
+    """The header, and the place of each tensor behind it."""
+    # The widest dtypes first keep every tensor aligned to its elements, as the format asks.
+    entries = sorted(plan.entries, key=lambda e: (-FLOATS[e.dtype], e.tensor))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    places: dict[str, int] = {}
+    end = 0
+    for entry in entries:
+        start, end = end, end + entry.nbytes
+        places[entry.tensor] = start
+        header[entry.tensor] = {
+            "dtype": _SAFETENSORS[entry.dtype],
+            "shape": entry.shape,
+            "data_offsets": (start, end),
+        }
+    text = msgspec.json.encode(header)
+    text += b" " * (-len(text) % 8)
+    return text, places
+
+
+def write_torch(safetensors: Path, path: Path) -> None:
+    """Write the tensors of a safetensors file as torch.save does.
+
+    Raises:
+        OutputError: torch is not installed, or the file can't be written.
+    """
+    try:
+        import torch
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise OutputError(
+            f"--format bin needs torch, which can't be imported ({error});"
+            " `pip install bertconvert[torch]` brings it"
+        ) from error
+    try:
+        torch.save(load_file(safetensors), path)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise OutputError(f"{path} can't be written: {error}") from error
+
+
+class _Scratch:
+    """A thread's own memory, made once and used for every tensor."""
+
+    def __init__(self) -> None:
+        self._piece = np.empty(_PIECE_BYTES, np.uint8)
+        self._tensor = np.empty(_PIECE_BYTES, np.uint8)
+        self._tile = np.empty((0, 0), np.uint8)
+
+    def piece(self, row_bytes: int) -> memoryview:
+        """Room for as many whole rows as make a piece or a tile, and for one at least."""
+        nbytes = min(max(_PIECE_BYTES // row_bytes, 1), _TILE) * row_bytes
+        if nbytes > len(self._piece):
+            self._piece = np.empty(nbytes, np.uint8)
+        return self._piece.data[:nbytes]
+
+    def tile(self, dtype: "np.dtype[np.generic]") -> "Array":
+        if self._tile.dtype != dtype:
+            self._tile = np.empty((_TILE, _TILE + 16), dtype)
+        return self._tile
+
+    def tensor(self, nbytes: int) -> "Array":
+        if nbytes > len(self._tensor):
+            self._tensor = np.empty(nbytes, np.uint8)
+        return self._tensor[:nbytes]
+
+
+def _copy(
+    checkpoint: Checkpoint,
+    entry: Entry,
+    place: int,
+    write: Callable[[Buffer, int], None],
+    scratch: _Scratch,
+) -> None:
+    """Copy one variable to byte `place` of a file, transformed and cast."""
+    variable = checkpoint.variables[entry.variable]
+    source_dtype, dtype = variable.dtype, numpy_dtype(entry.dtype)
+    if not entry.nbytes:
+        return
+    if entry.op == "identity":
+        for piece in checkpoint.stream(entry.variable, scratch.piece(_PIECE_BYTES // _TILE)):
+            if source_dtype != dtype:
+                numbers = np.frombuffer(piece, source_dtype)
+                cast = scratch.tensor(numbers.size * dtype.itemsize).view(dtype)
+                _cast(numbers, cast, entry)
+                piece = cast.view(np.uint8).data
+            write(piece, place)
+            place += len(piece)
+        return
+    # The tensor is filled through a view that is laid out as TensorFlow has it.
+    whole = scratch.tensor(entry.nbytes)
+    tensor = whole.view(dtype).reshape(entry.shape)
+    view = TRANSFORMS[TRANSFORMS[entry.op].inverse].apply(tensor)
+    row = 0
+    for piece in checkpoint.stream(
+        entry.variable, scratch.piece(variable.nbytes // variable.shape[0])
+    ):
+        rows = np.frombuffer(piece, source_dtype).reshape(-1, *variable.shape[1:])
+        target = view[row : row + len(rows)]
+        for column in range(0, rows.shape[-1], _TILE):
+            # Where rows lie a power of two apart, their beginnings compete for the same few lines
+            # of a cache; in a tile whose rows are a little longer they do not.
+            part = rows[..., column : column + _TILE]
+            tile = scratch.tile(dtype)[: len(part), : part.shape[-1]]
+            _cast(part, tile, entry)
+            np.copyto(target[..., column : column + _TILE], tile)
+        row += len(rows)
+    write(whole.data, place)
+
+
+def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:
+    if numbers.dtype == into.dtype:
+        np.copyto(into, numbers)
+        return
+    with np.errstate(all="ignore"):  # a NaN is invalid, and passes
+        np.copyto(into, numbers, casting="unsafe")
+        overflows = np.isinf(into) & np.isfinite(numbers)
+    if np.any(overflows):
+        largest = np.abs(numbers[np.isfinite(numbers)]).max()
+        raise OutputError(
+            f"{entry.variable} has numbers too large for {into.dtype}, such as {largest:.4g}."
+            f" Choose --dtype {'bfloat16, or keep' if into.dtype == np.float16 else 'keep'}."
+        )
+
+
+def _write(fd: int, data: Buffer, place: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view[:_WRITE_BYTES], place)
+        place += count
+        view = view[count:]
+
+
+def _in_threads(work: Callable[[Entry, _Scratch], None], entries: Iterable[Entry]) -> None:
+    """Do the work on every entry, in a few threads; the first error stops all and is raised."""
+    queue = iter(entries)  # a list's iterator is safe to share
+    errors: list[BaseException] = []
+
+    def run(ended: threading.Event) -> None:
+        try:
+            scratch = _Scratch()
+            for entry in queue:
+                if errors:
+                    return
+                work(entry, scratch)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    ends = [threading.Event() for _ in range(_THREADS)]
+    for end in ends[1:]:
+        threading.Thread(target=run, args=(end,), daemon=True).start()
+    run(ends[0])
+    # Whatever happens, nobody may write to a file that is closed. A join that is interrupted takes
+    # its thread for ended (before Python 3.13), so it is not asked.
+    for end in ends:
+        while not end.is_set():
+            try:
+                end.wait()
+            except BaseException as error:  # an interrupt, which the others heed too
+                errors.append(error)
+    if errors:
+        raise errors[0]

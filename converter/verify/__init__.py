@@ -1,0 +1,6 @@
+"""Proves that a model folder is the checkpoint that it was made from."""
+
+from .run import highest_level, missing_extras, prover, verify
+from .verdict import LEVELS, Verdict
+
+__all__ = ["LEVELS", "Verdict", "highest_level", "missing_extras", "prover", "verify"]

@@ -1,0 +1,309 @@
+"""A verdict in four forms: lines for a terminal, JSON, JUnit, and a page with pictures."""
+
+import html
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ... import __version__
+from ..errors import ParityError
+from ..fold import fold
+from .verdict import (
+    ACCURACY_RATIO,
+    ACCURACY_ULPS,
+    LEVELS,
+    SAME_FUNCTION,
+    SAME_GRADIENT,
+    Output,
+    Verdict,
+)
+
+_MEANING = {
+    "weights": "every tensor is its variable, and nothing is left over",
+    "outputs": "both compute the same function",
+    "gradients": "both train alike",
+}
+_ACTIVATION = {"tanh": "GELU by tanh", "erf": "GELU by erf"}
+_INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
+
+
+def lines(verdict: Verdict) -> Iterator[str]:
+    """The report for a terminal of 80 columns, in plain text."""
+    yield f"{verdict.checkpoint} -> {verdict.out}"
+    yield f"{verdict.architecture}, {len(verdict.matches):,} tensors"
+    for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
+        checks = verdict.at(level)
+        passed = verdict.passed_at(level)
+        yield ""
+        word = f"same: {_MEANING[level]}" if passed else "DIFFERENT" if checks else "NOT RUN"
+        yield f"{level}: {word}"
+        for check in checks:
+            yield from _wrapped(f"  {'ok' if check.passed else 'NO'}  {check.name}: {check.detail}")
+        if level == "outputs" and verdict.outputs:
+            yield from _output_table(verdict.outputs)
+    if verdict.activation is not None:
+        yield ""
+        yield from _wrapped(f"activation: {activation_sentence(verdict)}")
+    yield ""
+    for note in verdict.notes:
+        yield from _wrapped(f"note: {note}")
+    if verdict.passed:
+        yield f"PASS: OUT is the checkpoint, at level {verdict.level}."
+        return
+    yield "FAIL: OUT is not the checkpoint."
+    if verdict.first_tensor:
+        yield f"  the first tensor that differs: {verdict.first_tensor}"
+    if verdict.first_output:
+        yield f"  the first output that differs: {verdict.first_output}"
+    for cause in verdict.causes:
+        rows = fold(((name,), None) for name in cause.tensors)
+        names = ", ".join(name for (name,), _, _ in rows[:3])
+        more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+        yield from _wrapped(f"  {cause.kind}: {names}{more}: {cause.text}")
+    if not verdict.causes and (verdict.first_tensor or verdict.first_output):
+        yield "  no cause was recognised"
+
+
+def activation_sentence(verdict: Verdict) -> str:
+    """What the activation is, and what the other form would cost."""
+    found = verdict.activation
+    if found is None:
+        return ""
+    return (
+        f"{_ACTIVATION[found.matches]} matches; {_ACTIVATION[found.other]} would move"
+        f" {found.where} by {found.cost:.1e}"
+    )
+
+
+def card_sentence(verdict: Verdict) -> str:
+    """A verdict that passed, for a model card: the bounds, and no figure of one machine."""
+    parts = ["every tensor is its variable bit for bit, and every variable is accounted for"]
+    if any(match.cast for match in verdict.matches):
+        parts = ["every tensor is the cast of its variable, and every variable is accounted for"]
+    if verdict.level != "weights":
+        parts.append(
+            "TensorFlow and transformers compute the same function, within"
+            f" {SAME_FUNCTION:.0e} in float64, and in float32 with errors alike, on"
+            f" {verdict.samples} seeded sequences"
+        )
+    if verdict.level == "gradients":
+        parts.append(f"all gradients agree within {SAME_GRADIENT:.0e}")
+    return f"Verified before it was published: {'; '.join(parts)}."
+
+
+def to_json(verdict: Verdict) -> bytes:
+    """The whole verdict as one JSON document, with the bounds that were held."""
+    document = {
+        "tool": f"bertconvert {__version__}",
+        "passed": verdict.passed,
+        "bounds": {
+            "float64_relative": SAME_FUNCTION,
+            "float32_ratio": ACCURACY_RATIO,
+            "float32_ulps": ACCURACY_ULPS,
+            "gradient_relative": SAME_GRADIENT,
+        },
+        **msgspec.to_builtins(verdict),
+    }
+    document["outputs"] = [
+        {
+            **msgspec.to_builtins(output),
+            "relative": output.relative,
+            "ratio": output.ratio,
+            "ulp": output.ulp,
+        }
+        for output in verdict.outputs
+    ]
+    document["gradients"] = [
+        {**msgspec.to_builtins(gradient), "relative": gradient.relative}
+        for gradient in verdict.gradients
+    ]
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def to_junit(verdict: Verdict) -> bytes:
+    """JUnit XML: a suite for each level, a case for each check, output and parameter."""
+    suites = []
+    for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
+        cases = [(check.name, check.passed, check.detail) for check in verdict.at(level)]
+        if level == "weights":
+            cases += [(m.tensor, m.same, f"is not {m.variable}") for m in verdict.matches]
+        elif level == "outputs":
+            cases += [
+                (o.tensor, o.same_function and o.as_accurate, _output_sentence(o))
+                for o in verdict.outputs
+            ]
+        else:
+            cases += [
+                (g.tensor, g.passed, f"differs by {g.relative:.1e}") for g in verdict.gradients
+            ]
+        failures = sum(not passed for _, passed, _ in cases)
+        suites.append(
+            f'<testsuite name="bertconvert verify: {level}" tests="{len(cases)}"'
+            f' failures="{failures}" errors="0">'
+        )
+        for name, passed, detail in cases:
+            case = f'<testcase classname="{level}" name={_attribute(name)}'
+            failure = f"<failure message={_attribute(detail)}/>"
+            suites.append(f"{case}/>" if passed else f"{case}>{failure}</testcase>")
+        suites.append("</testsuite>")
+    text = "\n".join(['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>", *suites])
+    return f"{text}\n</testsuites>\n".encode()
+
+
+def _attribute(text: str) -> str:
+    """A quoted XML attribute; names in a checkpoint may hold what XML does not allow at all."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f'"{html.escape(shown)}"'
+
+
+def to_html(verdict: Verdict) -> bytes:
+    """One page that needs nothing else: tables, pictures (SVG), and the ledger, searchable.
+
+    Raises:
+        ParityError: jinja2 or matplotlib is not installed.
+    """
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ParityError(
+            f"--html needs jinja2 and matplotlib, and {error.name} can't be imported;"
+            " `pip install bertconvert[verify]` brings them"
+        ) from error
+    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.from_string(template).render(
+        verdict=verdict,
+        version=__version__,
+        levels=LEVELS[: LEVELS.index(verdict.level) + 1],
+        meaning=_MEANING,
+        activation=activation_sentence(verdict),
+        errors=_errors_picture(verdict) if verdict.outputs else "",
+        gradients=_gradients_picture(verdict) if verdict.gradients else "",
+        bounds={
+            "float64": SAME_FUNCTION,
+            "ratio": ACCURACY_RATIO,
+            "ulps": ACCURACY_ULPS,
+            "gradient": SAME_GRADIENT,
+        },
+    )
+    return page.encode()
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        text, 80, subsequent_indent="      ", break_on_hyphens=False, drop_whitespace=True
+    )
+
+
+def _output_table(outputs: list[Output]) -> Iterator[str]:
+    yield "               float64    float32 error, in ULP at the tensor's scale"
+    yield "  output       relative   TensorFlow   PyTorch   ratio   max abs error"
+    yield from map(_cells, outputs)
+
+
+def _cells(output: Output) -> str:
+    ulp = output.ulp or 1
+    theirs, ours = output.tensorflow_error / ulp, output.pytorch_error / ulp
+    digits = "1f" if ours < 1e4 else "0e"
+    mark = "" if output.same_function and output.as_accurate else "  NO"
+    return (
+        f"  {output.tensor:<12} {output.relative:8.1e}   {theirs:10.1f}   {ours:7.{digits}}"
+        f"   {output.ratio:5.{digits}}   {output.pytorch_error:13.1e}{mark}"
+    )
+
+
+def _output_sentence(output: Output) -> str:
+    return (
+        f"float64 differs by {output.relative:.1e} of its scale; float32 error"
+        f" {output.pytorch_error:.1e} in PyTorch, {output.tensorflow_error:.1e} in TensorFlow"
+    )
+
+
+def _errors_picture(verdict: Verdict) -> str:
+    """Error along the forward pass, relative to each tensor's scale, on a log scale."""
+    names = [output.tensor for output in verdict.outputs]
+    curves = {
+        "TensorFlow, float32": (
+            [o.tensorflow_error for o in verdict.outputs],
+            _INKS["TensorFlow"],
+            "s",
+        ),
+        "PyTorch, float32": ([o.pytorch_error for o in verdict.outputs], _INKS["PyTorch"], "o"),
+        "the two sides, float64": (
+            [o.float64_difference for o in verdict.outputs],
+            _INKS["float64"],
+            "^",
+        ),
+    }
+    figure, axes = _figure(5.4, 4.2)
+    for label, (errors, ink, marker) in curves.items():
+        relative = [
+            min(max(error / output.scale if output.scale else 0, 1e-18), 1e3)
+            for error, output in zip(errors, verdict.outputs, strict=True)
+        ]
+        style = "--" if label.startswith("PyTorch") else "-"  # the curves may lie on each other
+        axes.plot(relative, style, marker=marker, color=ink, label=label, markersize=4)
+    axes.axhline(SAME_FUNCTION, color=_INKS["float64"], linestyle=":", linewidth=1)
+    axes.annotate("bound of float64", (0, SAME_FUNCTION), fontsize=8, va="bottom")
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_ylabel("error relative to the tensor's scale")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), fontsize=8, frameon=False, ncols=2)
+    return _svg(figure)
+
+
+def _gradients_picture(verdict: Verdict) -> str:
+    """The largest difference of each part of the model, a bar each, on a log scale."""
+    parts: dict[str, float] = {}
+    for gradient in verdict.gradients:
+        pieces = gradient.tensor.split(".")
+        if "layer" in pieces:
+            part = f"layer {pieces[pieces.index('layer') + 1]}"
+        elif "embeddings" in pieces:
+            part = "embeddings"
+        else:
+            part = gradient.group
+        parts[part] = max(parts.get(part, 0.0), min(gradient.relative, 1e3))
+    figure, axes = _figure(5.4, 1.1 + 0.24 * len(parts))
+    names = list(parts)[::-1]
+    values = [max(parts[name], 1e-18) for name in names]
+    inks = ["#1a5fb4" if value <= SAME_GRADIENT else "#c01c28" for value in values]
+    axes.barh(names, values, color=inks, height=0.65)
+    axes.axvline(SAME_GRADIENT, color=_INKS["float64"], linestyle=":", linewidth=1)
+    axes.annotate("bound", (SAME_GRADIENT, -0.4), fontsize=8, ha="right", rotation=90, va="bottom")
+    axes.set_xscale("log")
+    axes.set_xlim(left=1e-18, right=max(1e-8, *values))
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("largest relative difference of a gradient, float64")
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(axis="both", which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    # Without the salt and the date, the same verdict would give other bytes every time.
+    with matplotlib.rc_context({"svg.hashsalt": "bertconvert", "svg.fonttype": "none"}):
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

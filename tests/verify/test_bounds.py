@@ -1,0 +1,115 @@
+"""What counts as the same, and the sequences that it is tried on."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from bertconvert.converter.verify import report, verify
+from bertconvert.converter.verify.gradients import _gradient
+from bertconvert.converter.verify.outputs import _Errors, largest
+from bertconvert.converter.verify.samples import Batch, seeded_batches
+from bertconvert.converter.verify.verdict import Match, relative, ulp
+
+MATCH = Match("t", "v", "encoder", "identity", (2,), "float32", False, True, 0)
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(995)))
+
+
+def batches(samples: int, seed: int = 0) -> list[Batch]:
+    return seeded_batches(
+        samples, seed, vocab_size=1000, positions=512, segments=2, vocabulary=VOCABULARY
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.1, 0.5, 1.0, 1.5, 2.0, 3e8])
+def test_an_ulp_is_the_distance_to_the_next_float32(scale: float) -> None:
+    assert ulp(scale) == np.spacing(np.float32(scale))
+
+
+def test_a_difference_where_nothing_was_expected_is_infinitely_large() -> None:
+    assert relative(0, 0) == 0
+    assert relative(1e-300, 0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("difference", "same"), [(1e-11, True), (1.1e-11, False), (math.inf, False)]
+)
+def test_float64_decides_whether_it_is_the_same_function(difference: float, same: bool) -> None:
+    errors = _Errors(scale=1.0, float64=difference, tensorflow=1e-7, pytorch=1e-7)
+    assert errors.output("layer_0").same_function is same
+
+
+@pytest.mark.parametrize(
+    ("tensorflow", "pytorch", "accurate"),
+    [(1e-6, 4e-6, True), (1e-6, 4.1e-6, False), (0, 4 * 2**-23, True), (0, 4.1 * 2**-23, False)],
+)
+def test_float32_is_judged_by_tensorflows_own_error(
+    tensorflow: float, pytorch: float, accurate: bool
+) -> None:
+    errors = _Errors(scale=1.0, tensorflow=tensorflow, pytorch=pytorch)
+    assert errors.output("layer_0").as_accurate is accurate
+
+
+def test_nan_and_infinity_are_the_same_only_at_the_same_places() -> None:
+    one = np.array([1.0, np.nan, np.inf, -np.inf])
+    assert largest(one, one.astype(np.float32)) == 0
+    assert largest(one, np.array([1.5, np.nan, np.inf, -np.inf])) == 0.5
+    for place, value in ((0, np.nan), (1, 0.0), (2, -np.inf), (3, np.nan)):
+        other = one.copy()
+        other[place] = value
+        assert largest(one, other) == math.inf
+
+
+def test_a_gradient_is_zero_only_where_both_sides_are() -> None:
+    rounding, real = np.array([1e-17, 0.0]), np.array([1e-3, 0.0])
+    both = _gradient(MATCH, rounding, -rounding, 1.0)
+    assert both.zero_by_mathematics and both.passed
+    assert not _gradient(MATCH, rounding, real, 1.0).passed
+    assert not _gradient(MATCH, real, rounding, 1.0).passed
+    assert not _gradient(MATCH, real, None, 1.0).passed
+    assert not _gradient(MATCH, real, real * (1 + 2e-9), 1.0).passed
+    assert _gradient(MATCH, real, real * (1 + 5e-10), 1.0).passed
+
+
+def test_the_sequences_reach_every_part_of_the_model() -> None:
+    long, ragged = batches(8)
+    assert long.input_ids.shape == (1, 512) and long.input_mask.all()
+    lengths = ragged.input_mask.sum(axis=1)
+    assert len(lengths) == 7 and 1 in lengths and len(set(lengths)) > 4
+    for batch in (long, ragged):
+        assert set(batch.segment_ids.ravel()) == {0, 1}
+        tokens = batch.input_ids[batch.input_mask > 0]
+        assert 0 not in tokens and tokens.max() < 1000
+        assert {1, 2, 3, 4} <= set(tokens)
+        assert (batch.input_ids[batch.input_mask == 0] == 0).all()
+        assert (np.diff(batch.input_mask, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 8, 9, 20])
+def test_as_many_sequences_as_were_asked_for(samples: int) -> None:
+    assert sum(len(batch.input_ids) for batch in batches(samples)) == samples
+
+
+def test_a_seed_decides_the_sequences() -> None:
+    pairs = zip(batches(8), batches(8), strict=True)
+    assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in pairs)
+    assert not np.array_equal(batches(8)[0].input_ids, batches(8, seed=1)[0].input_ids)
+
+
+def test_a_vocabulary_may_lack_special_tokens() -> None:
+    found = seeded_batches(8, 0, vocab_size=9, positions=4, segments=1, vocabulary=None)
+    assert all(batch.input_ids.max() < 9 and not batch.segment_ids.any() for batch in found)
+
+
+def test_names_that_xml_does_not_allow_are_escaped(
+    fixtures: Path, converted: Callable[[str], Path]
+) -> None:
+    verdict = verify(fixtures / "encoder", converted("encoder"), level="weights")
+    odd = replace(verdict.matches[0], tensor='a"<&\x00\x1b\ud800', same=False)
+    text = report.to_junit(replace(verdict, matches=[odd]))
+    (suite,) = ElementTree.fromstring(text)
+    assert 'a"<&\\x00\\x1b\\ud800' in [case.get("name") for case in suite]

@@ -1,0 +1,396 @@
+"""`bertconvert verify` as a user meets it, where neither torch nor TensorFlow is needed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
+
+import bertconvert.converter.convert as convert_module
+import bertconvert.converter.verify.run as run_module
+from bertconvert import Options, ParityError, convert
+from bertconvert.cli import cli
+from bertconvert.converter import mapping
+from bertconvert.converter.verify import verify
+
+FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
+Converted = Callable[[str], Path]
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["verify", *map(str, args)], prog_name="bertconvert")
+
+
+def weights(fixtures: Path, out: Path, name: str = "pretraining", *args: str | Path) -> Result:
+    return run(fixtures / name, out, "--level", "weights", *args)
+
+
+@pytest.fixture
+def out(converted: Converted, tmp_path: Path) -> Path:
+    """A folder that may be changed."""
+    return shutil.copytree(converted("pretraining"), tmp_path / "out")
+
+
+def edited(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_a_faithful_folder_passes(name: str, fixtures: Path, converted: Converted) -> None:
+    result = weights(fixtures, converted(name), name)
+    assert result.exit_code == 0
+    assert "PASS: OUT is the checkpoint, at level weights." in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_report_fits_80_columns_and_has_no_colour_when_it_is_piped(
+    fixtures: Path, out: Path
+) -> None:
+    edited(out / "config.json", num_attention_heads=4, hidden_act="relu", vocab_size=99)
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    # The paths of the first line are the user's own.
+    assert all(len(line) <= 80 for line in result.stderr.splitlines()[2:])
+    assert "\x1b" not in result.stderr
+
+
+def test_a_json_document_holds_the_ledger_and_the_bounds(
+    fixtures: Path, out: Path, tmp_path: Path
+) -> None:
+    assert weights(fixtures, out, "pretraining", "--json", tmp_path / "v.json").exit_code == 0
+    document = json.loads((tmp_path / "v.json").read_text())
+    assert document["passed"] is True
+    assert document["bounds"]["float64_relative"] == 1e-11
+    assert len(document["matches"]) == 46
+    assert document["matches"][0]["variable"] == "bert/embeddings/word_embeddings"
+
+
+def test_json_goes_to_standard_output_when_it_is_asked_for(fixtures: Path, out: Path) -> None:
+    result = weights(fixtures, out, "pretraining", "--json", "-")
+    assert json.loads(result.stdout)["level"] == "weights"
+
+
+def test_junit_counts_failures_that_ci_can_read(fixtures: Path, out: Path, tmp_path: Path) -> None:
+    tensors = load_file(out / "model.safetensors")
+    tensors["bert.pooler.dense.bias"] += 1
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    assert weights(fixtures, out, "pretraining", "--junit", tmp_path / "v.xml").exit_code == 1
+    (suite,) = ElementTree.parse(tmp_path / "v.xml").getroot()
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert suite.get("failures") == str(len(failed))
+    assert set(failed) == {"model.safetensors", "bert.pooler.dense.bias"}
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(
+    fixtures: Path, out: Path, tmp_path: Path
+) -> None:
+    odd = out.rename(tmp_path / "<script>alert(1)<")
+    assert weights(fixtures, odd, "pretraining", "--html", tmp_path / "v.html").exit_code == 0
+    page = (tmp_path / "v.html").read_text()
+    assert "<script>alert" not in page
+    assert "src=" not in page and "href=" not in page
+    assert page.count("bert/encoder/layer_1/") == 16
+
+
+def test_a_folder_of_another_checkpoint_fails_and_is_called_one(
+    fixtures: Path, converted: Converted, tmp_path: Path
+) -> None:
+    out = shutil.copytree(converted("pretraining-adam"), tmp_path / "out")
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "OUT was made from another checkpoint" in " ".join(result.stderr.split())
+    assert "another checkpoint: bert.embeddings.word_embeddings.weight" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_without_what_it_must_have_is_no_model(
+    name: str, fixtures: Path, out: Path
+) -> None:
+    (out / name).unlink()
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert name in result.stderr and "There is README.md" in result.stderr
+
+
+def test_a_missing_provenance_is_said_and_no_failure(fixtures: Path, out: Path) -> None:
+    (out / "conversion.json").unlink()
+    result = weights(fixtures, out)
+    assert result.exit_code == 0
+    assert "note: conversion.json is missing" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_a_missing_tokenizer_file_fails(name: str, fixtures: Path, out: Path) -> None:
+    (out / name).unlink()
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert f"NO  tokenizer: {name} missing" in result.stderr
+
+
+def test_a_folder_of_another_tool_may_have_a_vocabulary_alone(fixtures: Path, out: Path) -> None:
+    for name in ("conversion.json", "tokenizer.json", "tokenizer_config.json"):
+        (out / name).unlink()
+    assert weights(fixtures, out).exit_code == 0
+    (out / "vocab.txt").write_text("[PAD]\n")
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "vocab.txt has 1 tokens, and the model 128 rows" in result.stderr
+
+
+def test_heads_that_no_config_tells_must_be_said(fixtures: Path, out: Path, tmp_path: Path) -> None:
+    bare = shutil.copytree(fixtures / "pretraining", tmp_path / "bare")
+    (bare / "bert_config.json").unlink()
+    result = run(bare, out, "--level", "weights")
+    assert result.exit_code == 1
+    assert "num_attention_heads is 2, and H/64 would be 1" in " ".join(result.stderr.split())
+    assert run(bare, out, "--level", "weights", "--num-heads", "2").exit_code == 0
+
+
+def test_the_older_gelu_is_accepted_where_it_is_asked_for(fixtures: Path, out: Path) -> None:
+    (out / "conversion.json").unlink()
+    edited(out / "config.json", hidden_act="gelu")
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "--activation erf says so" in " ".join(result.stderr.split())
+    assert weights(fixtures, out, "pretraining", "--activation", "erf").exit_code == 0
+
+
+def test_a_report_that_cannot_be_written_is_said_behind_the_verdict(
+    fixtures: Path, out: Path, tmp_path: Path
+) -> None:
+    result = weights(fixtures, out, "pretraining", "--json", tmp_path / "none" / "v.json")
+    assert result.exit_code == 1
+    assert "PASS" in result.stderr
+    assert result.stderr.endswith("can't be written: No such file or directory\n")
+
+
+def test_no_folder_at_all_is_said(fixtures: Path, tmp_path: Path) -> None:
+    result = weights(fixtures, tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert "is not there" in result.stderr
+
+
+def test_no_checkpoint_at_all_is_said(out: Path, tmp_path: Path) -> None:
+    result = weights(tmp_path, out, "nowhere")
+    assert result.exit_code == 1
+    assert "no such checkpoint" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_act": "gelu"},
+        {"layer_norm_eps": 1e-5},
+        {"num_attention_heads": 4},
+        {"num_hidden_layers": 1},
+        {"vocab_size": 127},
+        {"pad_token_id": 1},
+        {"is_decoder": True},
+        {"hidden_dropout_prob": 0.0},
+        {"model_type": "roberta"},
+    ],
+    ids=str,
+)
+def test_a_config_edited_by_hand_fails_and_the_key_is_named(
+    values: dict[str, object], fixtures: Path, out: Path
+) -> None:
+    edited(out / "config.json", **values)
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    (line,) = [text for text in result.stderr.splitlines() if "NO  config.json" in text]
+    assert f"config.json: {next(iter(values))} is" in line
+
+
+def test_a_class_that_the_mapping_does_not_know_is_said(fixtures: Path, out: Path) -> None:
+    edited(out / "config.json", architectures=["BertForMultipleChoice"])
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "BertForMultipleChoice" in result.stderr and "BertForPreTraining" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\x08\0\0\0\0\0\0\0notjson!", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}"], ids=repr
+)
+def test_a_damaged_weights_file_is_no_traceback(damage: bytes, fixtures: Path, out: Path) -> None:
+    (out / "model.safetensors").write_bytes(damage)
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr and "did not foresee" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["config.json", "conversion.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": 3}'], ids=repr)
+def test_a_damaged_json_file_is_no_traceback(
+    name: str, damage: bytes, fixtures: Path, out: Path
+) -> None:
+    (out / name).write_bytes(damage)
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "did not foresee" not in result.stderr
+
+
+def test_an_extra_tensor_is_explained_by_nothing(fixtures: Path, out: Path) -> None:
+    tensors = load_file(out / "model.safetensors")
+    tensors["bert.encoder.layer.2.output.dense.bias"] = np.zeros(32, np.float32)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "holds what no variable explains" in result.stderr
+
+
+def test_a_copy_of_a_tied_tensor_must_be_the_same(fixtures: Path, out: Path) -> None:
+    tensors = load_file(out / "model.safetensors")
+    words = tensors["bert.embeddings.word_embeddings.weight"]
+    tensors["cls.predictions.decoder.weight"] = words
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    assert weights(fixtures, out).exit_code == 0
+    tensors["cls.predictions.decoder.weight"] = words + 1
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "NO  ties of model.safetensors: cls.predictions.decoder.weight" in result.stderr
+
+
+def test_two_tokens_exchanged_in_the_vocabulary_are_found(fixtures: Path, out: Path) -> None:
+    tokens = (out / "vocab.txt").read_text().split("\n")
+    tokens[20], tokens[21] = tokens[21], tokens[20]
+    (out / "vocab.txt").write_text("\n".join(tokens))
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "tokenizer.json and vocab.txt have different tokens" in said
+    assert "first at 20" in said
+
+
+def test_a_tokenizer_that_keeps_the_case_of_an_uncased_model_is_found(
+    fixtures: Path, out: Path
+) -> None:
+    path = out / "tokenizer.json"
+    path.write_text(path.read_text().replace('"Lowercase"', '"NFC"'))
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "does not lower-case" in result.stderr
+
+
+def test_a_variable_that_no_rule_explains_fails(fixtures: Path, tmp_path: Path) -> None:
+    # The mapping that verifies has no rule for the optimizer's slots.
+    text = (mapping.builtin_mappings()["bert"]).read_text()
+    strict = tmp_path / "strict.toml"
+    strict.write_text(text.replace('"**/adam_m", "**/adam_v",', ""))
+    convert(fixtures / "pretraining-adam", tmp_path / "out")
+    result = weights(fixtures, tmp_path / "out", "pretraining-adam", "--mapping", strict)
+    assert result.exit_code == 1
+    assert "lost without a reason" in result.stderr
+
+
+def test_the_highest_level_is_said_and_so_is_what_is_missing(
+    fixtures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        run_module, "find_spec", lambda name: None if name in ("torch", "tensorflow") else object()
+    )
+    result = run(fixtures / "pretraining", out)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("level weights, the highest that is installed\n")
+    assert "need tensorflow, torch, which are not installed" in result.stderr
+    assert "`pip install bertconvert[verify]`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [("torch", ["--level", "outputs"]), ("jinja2", ["--level", "weights", "--html", "x.html"])],
+)
+def test_what_is_asked_for_and_not_installed_is_a_wrong_call(
+    missing: str,
+    arguments: list[str],
+    fixtures: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_module, "find_spec", lambda name: None if name == missing else object())
+    result = run(fixtures / "pretraining", out, *arguments)
+    assert result.exit_code == 2
+    assert f"{missing}, which is not installed: `pip install bertconvert[verify]`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--level", "all"], ["--samples", "0"], ["--text", "no.txt"]]
+)
+def test_a_wrong_call_is_no_failed_proof(arguments: list[str], fixtures: Path, out: Path) -> None:
+    assert run(fixtures / "pretraining", out, *arguments).exit_code == 2
+
+
+def test_level_weights_imports_neither_torch_nor_tensorflow(fixtures: Path, out: Path) -> None:
+    code = (
+        "import sys; from bertconvert.converter.verify import verify;"
+        " v = verify(sys.argv[1], sys.argv[2], level='weights'); assert v.passed;"
+        " heavy = {'torch', 'tensorflow', 'transformers', 'matplotlib', 'jinja2'};"
+        " assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(fixtures / "pretraining"), str(out)]
+    subprocess.run(command, check=True, env=os.environ)
+
+
+def test_a_folder_that_fails_is_not_published(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    seen: list[Path] = []
+
+    def spoiled(folder: Path) -> str:
+        seen.append(folder)
+        edited(folder / "config.json", layer_norm_eps=1e-5)
+        return run_module.prover(fixtures / "pretraining")(folder)
+
+    with pytest.raises(ParityError, match="Nothing was published"):
+        convert(fixtures / "pretraining", tmp_path / "out", prove=spoiled)
+    assert seen and not seen[0].exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_passes_carries_the_verdict_in_its_card(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    arguments = ["tf2pt", str(fixtures / "pretraining"), str(tmp_path / "out"), "--verify"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0
+    said = "Verified before it was published: every tensor is its variable bit for bit"
+    assert said in (tmp_path / "out" / "README.md").read_text()
+    assert said in result.stderr
+
+
+def test_the_proof_holds_for_a_cast_and_for_an_unscoped_head(
+    fixtures: Path, tmp_path: Path
+) -> None:
+
+    cast = Options(dtype="bfloat16", head="none")
+    convert(fixtures / "classifier", tmp_path / "out", cast)
+    verdict = verify(fixtures / "classifier", tmp_path / "out", level="weights")
+    assert verdict.passed
+    assert {left.reason for left in verdict.left_behind} == {"classifier: BertModel has none"}
+
+
+def test_the_command_that_does_not_publish_ends_with_1_and_says_why(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    right = convert_module._config
+    monkeypatch.setattr(
+        convert_module, "_config", lambda prepared: right(prepared) | {"layer_norm_eps": 1e-5}
+    )
+    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    arguments = ["tf2pt", str(fixtures / "pretraining"), str(tmp_path / "out"), "--verify"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert "layer_norm_eps is 1e-05" in result.stderr
+    assert result.stderr.endswith("Nothing was published.\n")
+    assert list(tmp_path.iterdir()) == []
