@@ -192,6 +192,20 @@ def open_file(path: str, name: str) -> File:
         from .remote import open_url
 
         return open_url(path)
+    return open_path(path, name)
+
+
+def open_path(path: str, name: str = "") -> File:
+    """Open a file on disk for reading.
+
+    Args:
+        path: the file.
+        name: what messages call it; by default its path.
+
+    Raises:
+        CheckpointError: it does not exist, can't be opened, or is not a regular file.
+    """
+    name = name or path
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -230,7 +244,7 @@ class Directory:
         return [name for name in names if is_inside(name)]
 
     def open(self, name: str) -> File:
-        return open_file(os.path.join(self.path, name), os.path.join(self.path, name))
+        return open_path(os.path.join(self.path, name))
 
 
 class Subfolder:
