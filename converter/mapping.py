@@ -1,10 +1,11 @@
 """Rules that say which variable becomes which tensor: read from TOML, checked, expanded.
 
-A rule is expanded to exact names, never matched, so that what a checkpoint must hold is known
-before it is opened, and the same rules serve in both directions. The form of a mapping file is
-described in docs/mapping-files.md.
+A rule is expanded to exact names, never matched. So what a checkpoint must hold is known before it
+is opened, and the same rules serve in both directions. docs/mapping-files.md describes the form of
+a mapping file.
 """
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -21,31 +23,57 @@ from .transforms import TRANSFORMS
 
 FOLDER = Path(__file__).parent.parent / "mappings"
 
-_NAME = re.compile(r"\w[\w.-]{0,63}")  # it is part of a file's name, see release.py
+_NAME = re.compile(r"\w[\w.-]{0,63}")  # it is part of a file's name, see releases.py
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9}|[A-Za-z_]\w*)")
 _LOOP = re.compile(r"\{([^}]*)\}")
 _QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
-_LARGEST_FILE = 1 << 20  # bytes; ours has 12,000
-_MOST_PAIRS = 200_000  # BERT-Large has 400
-_MOST_SHOWN = 20  # problems
-# The time that a pattern may take is a power of its stars and of the name's length.
-_MOST_STARS = 4
-_LONGEST_NAME = 1000  # letters; TensorFlow sets no bound
+_MOST_PAIRS = 200_000  # a model of 24 layers has 400
+_LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
+
+Value = str | int | float | bool
+T = TypeVar("T", bound=Struct)
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class FileRule(_Table, frozen=True):
+    """How a file that belongs to a checkpoint is found."""
+
+    name: str
+    pattern: str = ""  # a regular expression, for where no file has the name
+
+
+class Files(_Table, frozen=True):
+    """The files that the original code writes, or expects, next to a checkpoint."""
+
+    config: FileRule | None = None
+    vocabulary: FileRule | None = None
+    prefixes: list[str] = []  # usual names of a checkpoint, to ask for where nothing lists files
+
+
+class Roles(_Table, frozen=True):
+    """The symbols that mean the same in every model; "" where the model has no such size."""
+
+    vocabulary: str = ""  # tokens
+    positions: str = ""
+    segments: str = ""  # token types
+    labels: str = ""
+    heads: str = ""  # of attention
+    layers: str = ""
+    hidden: str = ""
+
+
 class SizeRule(_Table, frozen=True):
     """A symbol that no variable's shape tells."""
 
     config: str
-    assume: str  # such as "H/64", where the config is silent
+    assume: str  # such as "H/64", if the config has no value
     divides: str = ""  # the symbol that it must divide
 
     def assumed(self, sizes: Mapping[str, int]) -> int:
-        """The value where nothing says another; at least 1."""
+        """The value if nothing gives another; at least 1."""
         symbol, _, divisor = self.assume.partition("/")
         return max(1, sizes[symbol] // int(divisor))
 
@@ -55,22 +83,22 @@ class VariableRule(_Table, frozen=True):
 
     tf: str | list[str]
     pt: str
-    shape: list[str | int]  # as TensorFlow holds it: symbols or numbers
+    shape: list[str | int]  # as TensorFlow stores it: symbols or numbers
     op: str = "identity"
     loops: dict[str, str | list[str]] = field(name="for", default_factory=dict)
 
     @property
     def names(self) -> list[str]:
-        return [self.tf] if isinstance(self.tf, str) else self.tf
+        return _list(self.tf)
 
 
 class Group(_Table, frozen=True):
-    """Variables that are all there, or none of them."""
+    """Variables that a checkpoint has all together, or not at all."""
 
     name: str
     variable: list[VariableRule]
     required: bool = False
-    absent: str = ""  # what a person should know where an optional group is not there
+    absent: str = ""  # what a person should know if an optional group is missing
 
 
 class Architecture(_Table, frozen=True):
@@ -78,13 +106,17 @@ class Architecture(_Table, frozen=True):
 
     name: str = field(name="class")
     groups: list[str]
-    optional: list[str] = []  # written where they are there
+    optional: list[str] = []  # written if the checkpoint has them
     head: str = ""  # what --head calls it
+    auto: str = ""  # the Auto class that loads it
     pipeline: str = ""  # the Hub's pipeline_tag
+    strip: str = ""  # taken off the start of every tensor's name
     explicit: bool = False  # only --head chooses it
 
 
 class Drop(_Table, frozen=True):
+    """Variables that are not weights."""
+
     tf: str | list[str]
     reason: str
 
@@ -94,50 +126,90 @@ class Tie(_Table, frozen=True):
 
     pt: str
     to: str
-    group: str = ""  # whose part it is; without one, of every model that has `to`
+    group: str = ""  # the group that it is part of; without one, of every model that has `to`
 
 
 class Activation(_Table, frozen=True):
-    """The config's key, and TensorFlow's names of activations -> transformers' ones."""
+    """The config's key, and TensorFlow's names of activations -> transformers' names."""
 
     config: str
     default: str
     names: dict[str, str | dict[str, str]]  # a table offers several, by --activation's words
 
 
+class Paper(_Table, frozen=True):
+    """A publication that describes the model."""
+
+    title: str
+    arxiv: str = ""
+
+
+class Card(_Table, frozen=True):
+    """What the model card says about this kind of model."""
+
+    papers: list[Paper] = []
+    license: str = ""  # if the checkpoint has the sizes of a release whose license is known
+    license_unknown: str = ""  # if not
+    activations: dict[str, str] = {}  # by transformers' name
+
+
 class Pair(Struct, frozen=True):
     """One variable and the tensor that it becomes: a rule, expanded."""
 
     group: str
-    names: tuple[str, ...]  # in TensorFlow: Google's own first; the others may hold a `*`
+    names: tuple[str, ...]  # in TensorFlow: the original name first; the others may hold a `*`
     tensor: str  # in PyTorch
-    shape: tuple[str | int, ...]  # as TensorFlow holds it
+    shape: tuple[str | int, ...]  # as TensorFlow stores it
     op: str
 
 
 class MappingFile(_Table, frozen=True):
-    """What a mapping file holds."""
+    """The content of a mapping file."""
 
     name: str
-    detect: str
+    detect: str | list[str]
     group: list[Group]
     architecture: list[Architecture]
     model_type: str
     about: str = ""
+    title: str = ""
+    include: list[str] = []
+    tokenizer: str = ""
+    reference: str = ""
+    files: Files = field(default_factory=Files)
     sizes: dict[str, str | SizeRule] = {}
-    config: dict[str, str | int | float | bool] = {}
-    defaults: dict[str, str | int | float | bool] = {}
+    roles: Roles = field(default_factory=Roles)
+    config: dict[str, Value] = {}
+    defaults: dict[str, Value] = {}
+    neutral: dict[str, Value] = {}
+    implied: dict[str, Value] = {}
     activation: Activation | None = None
+    spelling: dict[str, str] = {}
     drop: list[Drop] = []
     tie: list[Tie] = []
+    card: Card = field(default_factory=Card)
+
+    @property
+    def detects(self) -> list[str]:
+        """The variables that a checkpoint of this kind has, all in one scope."""
+        return _list(self.detect)
 
     def size_key(self, symbol: str) -> str:
         """The config key of a symbol."""
         rule = self.sizes[symbol]
         return rule if isinstance(rule, str) else rule.config
 
+    def names(self, rule: VariableRule) -> list[str]:
+        """The names of a rule's variable: the original one, its aliases, and its other spelling."""
+        parts = rule.names[0].split("/")
+        spelled = "/".join(self.spelling.get(part, part) for part in parts)
+        return rule.names if spelled in rule.names else [*rule.names, spelled]
+
     def expand(self, sizes: Mapping[str, int], groups: Iterable[str]) -> list[Pair]:
-        """Every pair of the groups, in the file's order.
+        """Every pair of the groups, in the order of the forward pass.
+
+        That is the file's order, but rules with the same numbered loop are taken together: layer
+        by layer, at the place of the first of them.
 
         Args:
             sizes: at least the symbols that bound a loop.
@@ -151,10 +223,39 @@ class MappingFile(_Table, frozen=True):
         count = sum(_count(rule, sizes) for _, rule in rules)
         if count > _MOST_PAIRS:
             raise MappingError(
-                f"the mapping {self.name} stands for {count:,} variables at these sizes; at most"
-                f" {_MOST_PAIRS:,} are taken"
+                f"the mapping {self.name} expands to {count:,} variables at these sizes; the limit"
+                f" is {_MOST_PAIRS:,}"
             )
-        return [pair for group, rule in rules for pair in _expand(group, rule, sizes)]
+        return list(self._ordered(rules, {}, sizes))
+
+    def _ordered(
+        self,
+        rules: Sequence[tuple[str, VariableRule]],
+        numbers: Mapping[str, str],
+        sizes: Mapping[str, int],
+    ) -> Iterator[Pair]:
+        """Expand the rules, in which the loops of `numbers` have a value already."""
+        blocks: dict[object, list[tuple[str, VariableRule]]] = {}
+        for position, (group, rule) in enumerate(rules):
+            loops = (x for x in rule.loops.items() if isinstance(x[1], str) and x[0] not in numbers)
+            blocks.setdefault(next(loops, position), []).append((group, rule))
+        for key, block in blocks.items():
+            if isinstance(key, tuple):
+                loop, span = key
+                for value in _values(span, sizes):
+                    yield from self._ordered(block, {**numbers, loop: str(value)}, sizes)
+            else:
+                for group, rule in block:
+                    yield from self._expand(group, rule, numbers)
+
+    def _expand(self, group: str, rule: VariableRule, numbers: Mapping[str, str]) -> Iterator[Pair]:
+        words = {loop: values for loop, values in rule.loops.items() if isinstance(values, list)}
+        for combination in product(*words.values()):
+            names, tensor = self.names(rule), rule.pt
+            for loop, value in [*numbers.items(), *zip(words, combination, strict=True)]:
+                names = [name.replace("{" + loop + "}", value) for name in names]
+                tensor = tensor.replace("{" + loop + "}", value)
+            yield Pair(group, tuple(names), tensor, tuple(rule.shape), rule.op)
 
     def loop_sizes(self) -> set[str]:
         """The symbols that bound a loop, which variables' names tell."""
@@ -169,9 +270,9 @@ class MappingFile(_Table, frozen=True):
         }
 
     def loop_prefixes(self, symbol: str) -> set[str]:
-        """What stands before a loop's number in the variables' names: `bert/encoder/layer_`.
+        """What precedes a loop's number in the variables' names, such as `encoder/layer_`.
 
-        Other loops before it stand as a `*`.
+        Other loops before it become a `*`.
         """
         return {
             _LOOP.sub("*", name[: name.index("{" + loop + "}")])
@@ -179,11 +280,11 @@ class MappingFile(_Table, frozen=True):
             for rule in group.variable
             for loop, values in rule.loops.items()
             if isinstance(values, str) and values.endswith(f"..{symbol}")
-            for name in rule.names
+            for name in self.names(rule)
         }
 
     def why_dropped(self, name: str) -> str | None:
-        """The reason for which a variable of this name is left behind, if it is."""
+        """The reason why a variable of this name is skipped; None if it is not."""
         if len(name) > _LONGEST_NAME:
             return None
         pattern, reasons = _drops(tuple((t, d.reason) for d in self.drop for t in _list(d.tf)))
@@ -191,18 +292,14 @@ class MappingFile(_Table, frozen=True):
         return reasons[found.lastindex - 1] if found and found.lastindex else None
 
 
+class _Shared(_Table, frozen=True):
+    """The content of a file in mappings/shared/."""
+
+    drop: list[Drop]
+
+
 def _count(rule: VariableRule, sizes: Mapping[str, int]) -> int:
     return math.prod(len(_values(loop, sizes)) for loop in rule.loops.values())
-
-
-def _expand(group: str, rule: VariableRule, sizes: Mapping[str, int]) -> Iterator[Pair]:
-    values = [_values(loop, sizes) for loop in rule.loops.values()]
-    for combination in product(*values):
-        names, tensor = rule.names, rule.pt
-        for loop, value in zip(rule.loops, combination, strict=True):
-            names = [name.replace("{" + loop + "}", str(value)) for name in names]
-            tensor = tensor.replace("{" + loop + "}", str(value))
-        yield Pair(group, tuple(names), tensor, tuple(rule.shape), rule.op)
 
 
 def _values(loop: str | list[str], sizes: Mapping[str, int]) -> Sequence[str | int]:
@@ -218,7 +315,7 @@ def _list(value: str | list[str]) -> list[str]:
 
 @lru_cache
 def wildcard(pattern: str) -> re.Pattern[str]:
-    """A name's pattern: `*` is any letters but `/`, and `**/` any folders or none."""
+    """A name's pattern: `*` is any characters but `/`, and `**/` any folders or none."""
     return re.compile(_wildcard(pattern))
 
 
@@ -234,126 +331,177 @@ def _drops(drops: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], list[st
     return re.compile(alternatives or r"(?!)"), [reason for _, reason in drops]
 
 
+def builtin_mappings() -> dict[str, Path]:
+    """The mapping files that come with bertconvert, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
 def load_mapping(path: Path) -> MappingFile:
     """Read a mapping file and check that its rules make sense.
 
     Raises:
         MappingError: it can't be read, or is wrong; the text names the line or the key.
     """
+    return read_mapping(path)[0]
+
+
+def read_mapping(path: Path) -> tuple[MappingFile, str]:
+    """The mapping of a file, and the sha256 of the file and of what it includes.
+
+    Raises:
+        MappingError: as `load_mapping` raises it.
+    """
+    mapping, data = _decoded(path, MappingFile)
+    for name in mapping.include:
+        shared = FOLDER / "shared" / f"{name}.toml"
+        if not _NAME.fullmatch(name) or not shared.is_file():
+            known = ", ".join(sorted(file.stem for file in shared.parent.glob("*.toml")))
+            raise MappingError(f"{path}: include: unknown list {name!r}; known lists are {known}")
+        included, more = _decoded(shared, _Shared)
+        mapping = msgspec.structs.replace(mapping, drop=[*mapping.drop, *included.drop])
+        data += more
+    problems = list(_problems(mapping))
+    if problems:
+        raise MappingError("\n".join(f"{path}: {problem}" for problem in problems))
+    return mapping, hashlib.sha256(data).hexdigest()
+
+
+def _decoded(path: Path, kind: type[T]) -> tuple[T, bytes]:
     try:
         if not path.is_file():
             raise MappingError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise MappingError(f"{path}: too large to be a mapping file")
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # as some editors begin a file
-        mapping = msgspec.toml.decode(data, type=MappingFile)
+        data = path.read_bytes()
+        return msgspec.toml.decode(data, type=kind), data
     except UnicodeDecodeError as error:
-        raise MappingError(f"{path}: no mapping file, for it is not UTF-8: {error}") from error
+        raise MappingError(f"{path}: not a mapping file, because it is not UTF-8") from error
     except (OSError, ValueError, RecursionError) as error:  # msgspec's and tomllib's among them
         raise MappingError(f"{path}: {error}") from error
-    problems = list(_problems(mapping))
-    if problems:
-        if len(problems) > _MOST_SHOWN:
-            problems[_MOST_SHOWN:] = [f"... and {len(problems) - _MOST_SHOWN:,} more"]
-        raise MappingError("\n".join(f"{path}: {problem}" for problem in problems))
-    return mapping
-
-
-def builtin_mappings() -> dict[str, Path]:
-    """The mapping files that come with bertconvert, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def _problems(mapping: MappingFile) -> Iterator[str]:
-    """Whatever would make a rule mean nothing, or two things; with the key of each."""
-    before = 0
+    """Everything that would make a rule mean nothing, or two things; with the key of each."""
+    wrong_rules = [
+        f"group[{g}] ({group.name}) variable[{v}]: {problem}"
+        for g, group in enumerate(mapping.group)
+        for v, rule in enumerate(group.variable)
+        for problem in _rule_problems(rule, mapping)
+    ]
+    yield from wrong_rules
+    yield from _top_problems(mapping)
+    yield from _group_problems(mapping)
+    yield from _config_problems(mapping)
+    if not wrong_rules:  # they could not be expanded
+        yield from _expansion_problems(mapping)
+
+
+def _top_problems(mapping: MappingFile) -> Iterator[str]:
     if not _NAME.fullmatch(mapping.name):
-        yield f"name = {mapping.name!r}: it takes letters, digits, and - _ . between them"
+        yield f"name = {mapping.name!r}: use letters, digits, and - _ . between them"
+    if not mapping.detects:
+        yield "detect: it names no variable"
+    for key, value, folder in [
+        ("tokenizer", mapping.tokenizer, "tokenizers"),
+        ("reference", mapping.reference, "models"),
+    ]:
+        module = Path(__file__).parent / folder / f"{value}.py"
+        if value and not (value.isidentifier() and module.is_file()):
+            yield f"{key} = {value!r}: converter/{folder} has no such module"
+    for key, rule in [("config", mapping.files.config), ("vocabulary", mapping.files.vocabulary)]:
+        try:
+            re.compile(rule.pattern if rule else "")
+        except re.error as error:
+            yield f"files.{key}: pattern = {rule and rule.pattern!r}: {error}"
+    for part, other in mapping.spelling.items():
+        if not part or "/" in part + other:
+            yield f"spelling.{part}: a spelling replaces one part of a name, between two `/`"
+        yield from (f"spelling.{part}: {problem}" for problem in _pattern_problems(other))
+    for d, drop in enumerate(mapping.drop):
+        for pattern in _list(drop.tf):
+            yield from (f"drop[{d}]: {problem}" for problem in _pattern_problems(pattern))
+
+
+def _group_problems(mapping: MappingFile) -> Iterator[str]:
+    names = [group.name for group in mapping.group]
+    required = {group.name for group in mapping.group if group.required}
     for g, group in enumerate(mapping.group):
         if not group.variable:
             yield f"group[{g}] ({group.name}): it has no variable"
-        for v, rule in enumerate(group.variable):
-            for problem in _rule_problems(rule, mapping):
-                before += 1
-                yield f"group[{g}] ({group.name}) variable[{v}]: {problem}"
-    names = [group.name for group in mapping.group]
-    yield from (f"group: {name} is there twice" for name in _repeated(names))
-    required = {group.name for group in mapping.group if group.required}
+    yield from (f"group: the name {name} is used twice" for name in _repeated(names))
     if not required:
-        yield "group: none is `required = true`, so anything would fit"
-    yield from (
-        f"architecture: head {head!r} is there twice"
-        for head in _repeated([a.head for a in mapping.architecture if a.head])
-    )
+        yield "group: none has `required = true`, so every checkpoint would fit"
+    heads = [a.head for a in mapping.architecture if a.head]
+    yield from (f"architecture: the head {head!r} is used twice" for head in _repeated(heads))
     for a, architecture in enumerate(mapping.architecture):
         place = f"architecture[{a}] ({architecture.name})"
         unknown = {*architecture.groups, *architecture.optional} - set(names)
-        yield from (f"{place}: there is no group {name!r}" for name in sorted(unknown))
+        yield from (f"{place}: unknown group {name!r}" for name in sorted(unknown))
         missing = required - set(architecture.groups)
         yield from (f"{place}: lacks the required group {name!r}" for name in sorted(missing))
     if not mapping.architecture:
         yield "architecture: there is none"
     elif all(architecture.explicit for architecture in mapping.architecture):
-        yield "architecture: all are `explicit = true`, so none would ever be chosen"
+        yield "architecture: all have `explicit = true`, so none would ever be chosen"
     for t, tie in enumerate(mapping.tie):
         if tie.group and tie.group not in names:
-            yield f"tie[{t}]: there is no group {tie.group!r}"
-    for d, drop in enumerate(mapping.drop):
-        for pattern in _list(drop.tf):
-            yield from (f"drop[{d}]: {problem}" for problem in _pattern_problems(pattern))
+            yield f"tie[{t}]: unknown group {tie.group!r}"
+
+
+def _config_problems(mapping: MappingFile) -> Iterator[str]:
     for symbol, size in mapping.sizes.items():
         if isinstance(size, SizeRule):
             quotient = _QUOTIENT.fullmatch(size.assume)
             if quotient is None or not isinstance(mapping.sizes.get(quotient[1]), str):
                 yield f'sizes.{symbol}: assume = {size.assume!r} is not like "H/64"'
             if size.divides and not isinstance(mapping.sizes.get(size.divides), str):
-                yield f"sizes.{symbol}: divides = {size.divides!r} is no symbol of a shape"
+                yield f"sizes.{symbol}: divides = {size.divides!r} is not a symbol of a shape"
+    for role, symbol in msgspec.structs.asdict(mapping.roles).items():
+        if symbol and symbol not in mapping.sizes:
+            yield f"roles.{role} = {symbol!r} is not in [sizes]"
     keys = [mapping.size_key(symbol) for symbol in mapping.sizes]
-    keys += [*mapping.config, *mapping.defaults]
+    keys += [*mapping.config, *mapping.defaults, *mapping.neutral]
     if mapping.activation:
         keys.append(mapping.activation.config)
         if mapping.activation.default not in mapping.activation.names:
-            yield f"activation: default {mapping.activation.default!r} is none of its names"
+            yield f"activation: default = {mapping.activation.default!r} is not one of its names"
         for name, offered in mapping.activation.names.items():
             if name != name.lower():
-                yield f"activation.names.{name}: names are compared in small letters"
+                yield f"activation.names.{name}: write it in lower case"
             if not offered:
-                yield f"activation.names.{name}: there is no name of transformers"
-    yield from (f"{key}: the config's key is set twice" for key in _repeated(keys))
-    if not before:
-        yield from _expansion_problems(mapping)
+                yield f"activation.names.{name}: it has no transformers name"
+    yield from (f"{key}: this config key is set twice" for key in _repeated(keys))
 
 
 def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
     for loop, values in rule.loops.items():
         span = _RANGE.fullmatch(values) if isinstance(values, str) else None
         if isinstance(values, str) and span is None:
-            yield f'for.{loop} = {values!r} is neither a list nor like "0..L"'
+            yield f'for.{loop} = {values!r} is neither a list nor a range like "0..L"'
         elif isinstance(values, list) and (
             not values or len(set(values)) < len(values) or re.search(r"[*{}]", "".join(values))
         ):
-            yield f"for.{loop} = {values!r}: it takes values that differ, without * {{ }}"
+            yield f"for.{loop} = {values!r}: give different values, without * {{ }}"
         elif span and not span[2].isdigit() and not isinstance(mapping.sizes.get(span[2]), str):
-            yield f"for.{loop} = {values!r}: {span[2]} is not in [sizes]"
+            yield f"for.{loop} = {values!r}: {span[2]} is not a symbol of [sizes]"
         elif span and span[2].isdigit() and int(span[1]) >= int(span[2]):
-            yield f"for.{loop} = {values!r} holds no number"
+            yield f"for.{loop} = {values!r} is an empty range"
     if not all([*rule.names, rule.names, rule.pt]):
-        yield "tf or pt: no name"
+        yield "tf or pt: the name is empty"
+        return
     for name in rule.names[1:]:
         yield from _pattern_problems(name)
     for key, name in [*(("tf", name) for name in rule.names), ("pt", rule.pt)]:
         used = set(_LOOP.findall(name))
         yield from (f"{key} = {name!r}: {{{u}}} is not in `for`" for u in used - set(rule.loops))
         yield from (f"{key} = {name!r} lacks {{{u}}} of `for`" for u in set(rule.loops) - used)
-    if "*" in (rule.names or [""])[0] or "*" in rule.pt:
-        yield "a `*` may stand only in the second name of tf and those after it"
+    if "*" in rule.names[0] or "*" in rule.pt:
+        yield "a `*` is allowed only in the second name of tf and those after it"
     for size in rule.shape:
         if isinstance(size, str) and not isinstance(mapping.sizes.get(size), str):
-            yield f"shape: {size!r} is not in [sizes]"
+            yield f"shape: {size!r} is not a symbol of [sizes] that a shape can have"
         elif isinstance(size, int) and size < 1:
-            yield f"shape: {size} is no size"
+            yield f"shape: {size} is less than 1"
     if rule.op not in TRANSFORMS:
-        yield f"op = {rule.op!r} is none of {', '.join(TRANSFORMS)}"
+        yield f"op = {rule.op!r} is unknown; known are {', '.join(TRANSFORMS)}"
     elif len(rule.shape) not in TRANSFORMS[rule.op].ranks:
         yield f"op = {rule.op!r} does not take {len(rule.shape)} dimensions"
 
@@ -361,24 +509,26 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
 def _pattern_problems(pattern: str) -> Iterator[str]:
     stars = re.findall(r"(?:^|(?<=/))\*\*/|\*+", pattern)
     if any(len(star) > 1 and not star.endswith("/") for star in stars):
-        yield f"{pattern!r}: `**/` stands for whole folders, before a name; all else takes one `*`"
-    if len(stars) > _MOST_STARS:
-        yield f"{pattern!r}: at most {_MOST_STARS} `*` are taken"
+        yield f"{pattern!r}: `**/` stands for whole folders before a name; elsewhere use one `*`"
 
 
 def _expansion_problems(mapping: MappingFile) -> Iterator[str]:
     sizes = dict.fromkeys(mapping.sizes, 2)
     count = sum(_count(rule, sizes) for group in mapping.group for rule in group.variable)
     if count > _MOST_PAIRS:
-        yield f"group: the rules stand for {count:,} variables; at most {_MOST_PAIRS:,} are taken"
+        yield f"group: the rules expand to {count:,} variables; the limit is {_MOST_PAIRS:,}"
         return
     every = mapping.expand(sizes, [group.name for group in mapping.group])
-    if mapping.detect not in {pair.names[0] for pair in every}:
-        yield f"detect = {mapping.detect!r} is the first name of no variable"
+    firsts = {pair.names[0] for pair in every}
+    yield from (
+        f"detect = {name!r} is not the first name of a variable"
+        for name in mapping.detects
+        if name not in firsts
+    )
     tensors = {pair.tensor for pair in every}
     for t, tie in enumerate(mapping.tie):
         if tie.to not in tensors or tie.pt in tensors:
-            yield f"tie[{t}]: `to` must be a tensor of a rule, and `pt` none"
+            yield f"tie[{t}]: `to` must be the tensor of a rule, and `pt` must not"
     taken = {
         reason: name
         for pair in reversed(every)
@@ -387,10 +537,13 @@ def _expansion_problems(mapping: MappingFile) -> Iterator[str]:
     }
     for d, drop in enumerate(mapping.drop):
         if drop.reason in taken:
-            yield f"drop[{d}] ({drop.reason}): takes {taken[drop.reason]}, which a rule maps"
+            yield f"drop[{d}] ({drop.reason}): fits {taken[drop.reason]}, which a rule maps"
     seen = set()
     for architecture in mapping.architecture:
         pairs = mapping.expand(sizes, [*architecture.groups, *architecture.optional])
+        other = [p.tensor for p in pairs if not p.tensor.startswith(architecture.strip)]
+        if other:
+            yield f"{architecture.name}: strip = {architecture.strip!r}, but a tensor is {other[0]}"
         for key, names in (
             ("tf", [name for pair in pairs for name in dict.fromkeys(pair.names)]),
             ("pt", [pair.tensor for pair in pairs]),

@@ -28,7 +28,8 @@ class Entry(Struct, frozen=True):
     """A variable and the tensor that it becomes."""
 
     tensor: str
-    variable: str
+    variable: str  # as the checkpoint names it
+    name: str  # as the original code names it, without a scope: the first name of the rule
     op: str
     group: str
     shape: tuple[int, ...]  # as PyTorch holds it
@@ -99,14 +100,13 @@ def make_plan(
     scope, local, dropped = _take_scope(variables, mapping, options.scope)
     loops = _loop_sizes(local, mapping)
     ordered = sorted(local)
-    found: dict[str, _Found] = {group.name: [] for group in mapping.group}
-    for pair in mapping.expand(loops, found):
-        found[pair.group].append((pair, _find(pair, local, ordered)))
-    present = {name for name, pairs in found.items() if any(v for _, v in pairs)}
+    every = mapping.expand(loops, [group.name for group in mapping.group])
+    pairs = [(pair, _find(pair, local, ordered)) for pair in every]
+    present = {pair.group for pair, variable in pairs if variable is not None}
     architecture = _choose_architecture(mapping, present, options.head)
     optional = [group for group in architecture.optional if group in present]
     groups = [g.name for g in mapping.group if g.name in {*architecture.groups, *optional}]
-    written = [item for group in groups for item in found[group]]
+    written = [item for item in pairs if item[0].group in groups]
 
     reasons = _missing(written, local) + _taken_twice(written)
     sizes, evidence = _sizes(written, loops, mapping, reasons)
@@ -120,11 +120,12 @@ def make_plan(
     if options.dtype not in ("keep", *FLOATS):
         reasons.append(f"there is no dtype {options.dtype!r}; there are keep, {_and([*FLOATS])}")
     odd: list[str] = []
-    entries = [_entry(pair, v, options, odd) for pair, v in written if v is not None]
+    strip = architecture.strip
+    entries = [_entry(pair, v, strip, options, odd) for pair, v in written if v is not None]
     reasons += _shorten(odd)
 
     taken = {variable.name for _, variable in written if variable is not None}
-    elsewhere = {v.name: group for group in found for _, v in found[group] if v is not None}
+    elsewhere = {v.name: pair.group for pair, v in pairs if v is not None}
     unknown = []
     for name, variable in local.items():
         if variable.name in taken:
@@ -158,9 +159,9 @@ def make_plan(
         activation=activation,
         entries=entries,
         ties=[
-            tie
+            Tie(tie.pt.removeprefix(strip), tie.to.removeprefix(strip), tie.group)
             for tie in mapping.tie
-            if tie.to in {entry.tensor for entry in entries} and tie.group in ("", *groups)
+            if tie.to in {pair.tensor for pair, _ in written} and tie.group in ("", *groups)
         ],
         dropped=sorted(dropped, key=lambda drop: drop.variable),
         notes=notes,
@@ -168,8 +169,17 @@ def make_plan(
 
 
 def fits(variables: Iterable[str], mapping: MappingFile) -> bool:
-    """Whether a checkpoint holds the variable that the mapping is detected by, in any scope."""
-    return any(name == mapping.detect or name.endswith(f"/{mapping.detect}") for name in variables)
+    """Whether a checkpoint has all variables that the mapping is detected by, in one scope."""
+    return bool(_scopes(variables, mapping))
+
+
+def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:
+    """The scopes in which all variables are that the mapping is detected by."""
+    found = [
+        {n.removesuffix(d) for n in variables if n == d or n.endswith(f"/{d}")}
+        for d in mapping.detects
+    ]
+    return sorted(set.intersection(*found))
 
 
 def _take_scope(
@@ -184,13 +194,13 @@ def _take_scope(
             kept[name] = variable
         else:
             dropped.append(Dropped(name, reason))
-    detect = mapping.detect
-    scopes = sorted(n.removesuffix(detect) for n in kept if n == detect or n.endswith(f"/{detect}"))
+    detect = " and ".join(mapping.detects)
+    scopes = _scopes(kept, mapping)
     shown = ", ".join(_shorten([scope or "/ (the root)" for scope in scopes]))
     if not scopes:
         raise PlanError(
             f"no {detect} in the checkpoint, by which the mapping {mapping.name} knows its models"
-            + _nearest(detect, kept)
+            + _nearest(mapping.detects[0], kept)
         )
     if wanted is None:
         if len(scopes) > 1:
@@ -486,13 +496,16 @@ def _activation(
     return name, ""
 
 
-def _entry(pair: Pair, variable: Variable, options: Options, reasons: list[str]) -> Entry:
+def _entry(
+    pair: Pair, variable: Variable, strip: str, options: Options, reasons: list[str]
+) -> Entry:
     if variable.tf_dtype not in FLOATS:
         reasons.append(f"{variable.name} is {variable.tf_dtype}; weights are {_and([*FLOATS])}")
     transform = TRANSFORMS[pair.op]
     return Entry(
-        tensor=pair.tensor,
+        tensor=pair.tensor.removeprefix(strip),
         variable=variable.name,
+        name=pair.names[0],
         op=pair.op,
         group=pair.group,
         shape=transform.shape(variable.shape),

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import MappingError, PlanError
-from .mapping import MappingFile, builtin_mappings, load_mapping
+from .mapping import MappingFile, builtin_mappings, load_mapping, read_mapping
 from .options import DEFAULTS, Options, make_options
 from .plan import Plan, fits, make_plan
 from .storage.files import File, Progress, absolute, open_file
@@ -36,6 +36,7 @@ class Prepared(Struct, frozen=True):
     mapping: MappingFile
     mapping_sha256: str
     plan: Plan
+    config: dict[str, object] | None  # of the source
     vocabulary: tuple[str, ...] | None
     do_lower_case: bool | None
     sources: list[SourceFile]
@@ -97,6 +98,7 @@ def prepare(
         mapping,
         digest,
         plan,
+        config,
         vocabulary,
         do_lower_case,
         sources,
@@ -162,10 +164,10 @@ def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFi
     known = builtin_mappings()
     paths = [*known.values()] if given is None else [known.get(given, Path(given).expanduser())]
     for path in paths:
-        mapping = load_mapping(path)
+        mapping, digest = read_mapping(path)
         if given is not None or fits(checkpoint.variables, mapping):
-            return mapping, hashlib.sha256(path.read_bytes()).hexdigest()
-    detects = ", ".join(f"{load_mapping(path).detect} ({path.stem})" for path in paths)
+            return mapping, digest
+    detects = ", ".join(f"{load_mapping(path).detects[0]} ({path.stem})" for path in paths)
     some = ", ".join(list(checkpoint)[:5])
     raise MappingError(
         f"no mapping knows {checkpoint.name}. It has {len(checkpoint):,} variables, such as {some};"

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 class Transform(Struct, frozen=True):
     """One op of the mapping files."""
 
-    about: str
     apply: "Callable[[Array], Array]"
     inverse: str  # the op that undoes it
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
@@ -26,7 +25,6 @@ class Transform(Struct, frozen=True):
 
 TRANSFORMS = {
     "identity": Transform(
-        about="as it is",
         apply=lambda array: array,
         inverse="identity",
         shape=lambda shape: shape,
@@ -34,7 +32,6 @@ TRANSFORMS = {
     ),
     # TensorFlow's dense kernels are [in, out], torch.nn.Linear's weights [out, in].
     "transpose": Transform(
-        about="transposed",
         apply=lambda array: array.T,
         inverse="transpose",
         shape=lambda shape: shape[::-1],

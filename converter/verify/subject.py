@@ -133,7 +133,7 @@ def _stage(pair: Pair) -> tuple[int, int]:
 def _scope(
     checkpoint: Checkpoint, mapping: MappingFile, wanted: str | None, said: str | None
 ) -> str:
-    detect = mapping.detect
+    detect = mapping.detects[0]
     scopes = sorted(
         name.removesuffix(detect)
         for name in checkpoint

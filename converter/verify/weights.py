@@ -190,7 +190,7 @@ def _left_behind(subject: Subject, matches: list[Match]) -> list[LeftBehind]:
 
 def _of_another_model(name: str, subject: Subject) -> bool:
     """Whether a variable lies in the scope of a model other than the one that OUT is."""
-    detect = subject.mapping.detect
+    detect = subject.mapping.detects[0]
     scopes = [
         n.removesuffix(detect)
         for n in subject.checkpoint
