@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .converter.errors import CheckpointError as CheckpointError
     from .converter.errors import MappingError as MappingError
     from .converter.errors import OutputError as OutputError
-    from .converter.errors import ParityError as ParityError
     from .converter.errors import PlanError as PlanError
+    from .converter.errors import VerificationError as VerificationError
     from .converter.options import Options as Options
     from .converter.plan import Plan as Plan
     from .converter.prepare import prepare as prepare
@@ -44,7 +44,7 @@ _HOMES = {
     "Model": "batch",
     "Options": "options",
     "OutputError": "errors",
-    "ParityError": "errors",
+    "VerificationError": "errors",
     "Plan": "plan",
     "PlanError": "errors",
     "Summary": "batch",

@@ -192,7 +192,7 @@ def tf2pt(
     if proved:
         from .converter.verify import prover
 
-        prove = prover(ckpt, chosen)
+        prove = prover()
     with Progress(quiet) as progress:
         conversion = convert(ckpt, out, chosen, force=force, progress=progress, prove=prove)
     if as_json:
@@ -406,11 +406,11 @@ def verify(
             ckpt,
             out,
             level=chosen,
-            options=_options(**options),
             samples=samples,
             seed=seed,
             text=text,
             progress=progress,
+            **options,
         )
     for line in report.lines(verdict):
         click.echo(coloured(printable(line)), err=True)

@@ -46,7 +46,7 @@ def convert(
     *,
     force: bool = False,
     progress: Progress | None = None,
-    prove: Callable[[Path], str] | None = None,
+    prove: Callable[[Prepared, Path], str] | None = None,
     **changes: Any,
 ) -> Conversion:
     """Convert a TensorFlow checkpoint into a model folder that transformers loads.
@@ -57,15 +57,15 @@ def convert(
             `options.force`.
         options: the caller's decisions.
         progress: told of the bytes that are done.
-        prove: called with the folder before it is published; gives a sentence for its card, or
-            raises an error, and then nothing is published.
+        prove: called with what was prepared and the new folder, before the folder is published. It
+            gives a sentence for the card, or raises an error; then nothing is published.
 
     Raises:
         CheckpointError: the checkpoint can't be found or opened, or is damaged.
         MappingError: no mapping fits, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
         OutputError: `out` can't be written, or holds something.
-        ParityError: `prove` found a difference.
+        VerificationError: `prove` found a difference.
         ValueError: a format is unknown, or there is none.
     """
     folder = os.path.expanduser(os.fspath(out))  # a Path would spoil a URL
@@ -80,7 +80,7 @@ def write_model(
     out: str,
     force: bool = False,
     progress: Progress | None = None,
-    prove: Callable[[Path], str] | None = None,
+    prove: Callable[[Prepared, Path], str] | None = None,
 ) -> Conversion:
     """Do a conversion that is prepared; arguments and errors are those of `convert`."""
     plan = prepared.plan
@@ -89,7 +89,7 @@ def write_model(
         _write_tensors(prepared, stage, prepared.options.formats, progress)
         for name, content in small.items():
             (stage / name).write_bytes(content)
-        proof = prove(stage) if prove is not None else ""
+        proof = prove(prepared, stage) if prove is not None else ""
         (stage / "README.md").write_bytes(model_card(prepared, proof).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(

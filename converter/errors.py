@@ -32,7 +32,7 @@ class BusyError(OutputError):
     """Another process is writing the model folder."""
 
 
-class ParityError(BertconvertError):
+class VerificationError(BertconvertError):
     """The model folder is not the checkpoint."""
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ... import __version__
 from ..checkpoint.checksum import crc32c
 from ..convert import small_files, write_model
-from ..errors import BertconvertError, BusyError, OutputError, ParityError, PlanError
+from ..errors import BertconvertError, BusyError, OutputError, PlanError, VerificationError
 from ..layout import WEIGHTS
 from ..options import Options
 from ..prepare import Prepared, prepare
@@ -105,9 +105,9 @@ def _do(task: Task, progress: Progress) -> Outcome:
             return _there(task, replace(model, crc32c=_crc32c(Path(target, model.file), progress)))
         force = True  # to read it all again takes as long as to make it again
 
-    prove = None if task.level is None else prover(task.source, job.options, task.level)
+    prove = None if task.level is None else prover(task.level)
 
-    def look(stage: Path) -> str:
+    def look(prepared: Prepared, stage: Path) -> str:
         nonlocal model
         model = replace(
             model,
@@ -119,7 +119,7 @@ def _do(task: Task, progress: Progress) -> Outcome:
         if prove is None:
             return ""
         progress("verifying", 0, 0)
-        return prove(stage)
+        return prove(prepared, stage)
 
     try:
         _patiently(lambda: write_model(prepared, target, force, progress, look))
@@ -163,9 +163,9 @@ def _there(task: Task, model: Model) -> Outcome:
     """The outcome of a task that was done before, and is proved now where that was not done."""
     if task.level is not None and not _is_proved(model.verified, task.level):
         target = os.path.join(task.out, task.job.name)
-        verdict = verify(task.source, target, level=task.level, options=task.job.options)
+        verdict = verify(task.source, target, task.job.options, level=task.level)
         if not verdict.passed:
-            raise ParityError("\n".join([f"{target} is there, and fails:", *lines(verdict)]))
+            raise VerificationError("\n".join([f"{target} is there, and fails:", *lines(verdict)]))
         model = replace(model, verified=task.level)
     return Outcome(task.number, "there", model)
 

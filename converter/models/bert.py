@@ -1,41 +1,81 @@
-"""Google's BERT in TensorFlow, from a checkpoint's own variables under their own names.
+"""BERT, from a checkpoint's variables under Google's names.
 
 Follows google-research/bert op by op: `modeling.py` for the model, `run_pretraining.py`,
-`run_classifier.py` and `run_squad.py` for the heads; each function below is named after the one it
-follows. It runs in any float dtype, and TensorFlow can differentiate it. Nothing here knows of the
-mapping files or of PyTorch.
-
-A tensor's dimensions are B (batch), T (positions), H (hidden size), N (heads), V (vocabulary).
+`run_classifier.py` and `run_squad.py` for the heads. The interface is that of `Reference`.
 """
 
-import math
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..checkpoint import Checkpoint
-from ..errors import ParityError
-from ..verify.samples import Batch
+from .backend import tensorflow
+from .layers import (
+    IGNORED,
+    activation,
+    attention_adder,
+    cross_entropy,
+    dense,
+    layer_norm,
+    one_hot_lookup,
+    project,
+    self_attention,
+)
+from .reference import Architecture, Mistake, Samples
 
-Tensors = dict[str, Any]
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_HEADS = ("pooler", "mlm", "nsp", "classifier", "token", "squad")
+_WORDS = "bert/embeddings/word_embeddings"
+_MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
+
+OUTPUTS = {
+    "BertForPreTraining": {
+        "prediction_logits": "mlm_logits",
+        "seq_relationship_logits": "nsp_logits",
+    },
+    "BertForMaskedLM": {"logits": "mlm_logits"},
+    "BertForNextSentencePrediction": {"logits": "nsp_logits"},
+    "BertForSequenceClassification": {"logits": "logits"},
+    "BertForTokenClassification": {"logits": "logits"},
+    "BertForQuestionAnswering": {"start_logits": "start_logits", "end_logits": "end_logits"},
+    "BertModel": {},
+}
+BASE_CLASS = "BertModel"
+SWAPS = {
+    "query, key or value swapped": ("query", "key", "value"),
+    "gamma and beta swapped": ("gamma", "beta"),
+}
+
+# The activation's name in bert_config.json -> in `Settings`; gelu has two forms.
+_BY_GOOGLE = {"tanh": "pure tanh", "": "linear"}
+# transformers' names -> those of `Settings`.
+_BY_TRANSFORMERS = {
+    "gelu": "erf",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_new": "tanh",
+    "relu": "relu",
+    "tanh": "pure tanh",
+    "linear": "linear",
+}
+_ACTIVATION_WORDS = {"tanh": "GELU by tanh", "erf": "GELU by erf", "pure tanh": "tanh"}
+_OTHER_EPSILONS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-3)  # of other models and libraries
+_MOST_HEADS = 64
 
 
-class Model(Struct, frozen=True):
-    """What a forward pass needs beside the variables; the defaults are Google's.
+class Settings(Struct, frozen=True):
+    """What a forward pass needs besides the variables; the defaults are Google's.
 
-    What Google has no choice in is here so that a mistake can be tried out.
+    Some of it is fixed in Google's code. It is here so that a mistake can be tried.
     """
 
     layers: int
     heads: int
-    groups: tuple[str, ...]  # pooler, mlm, nsp, classifier, token, squad
+    groups: tuple[str, ...]  # of pooler, mlm, nsp, classifier, token, squad
     activation: str = "tanh"  # of GELU, or the name of another function
     epsilon: float = 1e-12  # tf.contrib.layers.layer_norm's own
     mask: str = "padding"  # or "none", or "causal"
@@ -44,329 +84,238 @@ class Model(Struct, frozen=True):
     untrained_id: int | None = None  # a token whose embedding gets no gradient by looking it up
 
 
-_COPY_BYTES = 1 << 24
-_DENSE = ("kernel", "bias")
-_LAYER_NORM = ("beta", "gamma")
-# In the order of the forward pass.
-_HEADS = {
-    "pooler": [f"bert/pooler/dense/{v}" for v in _DENSE],
-    "mlm": [
-        *(f"cls/predictions/transform/dense/{v}" for v in _DENSE),
-        *(f"cls/predictions/transform/LayerNorm/{v}" for v in _LAYER_NORM),
-        "cls/predictions/output_bias",
-    ],
-    "nsp": ["cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"],
-    "classifier": ["output_weights", "output_bias"],
-    "token": ["output_weights", "output_bias"],
-    "squad": ["cls/squad/output_weights", "cls/squad/output_bias"],
-}
-GROUPS = tuple(_HEADS)
-"""What may stand on the encoder."""
+def settings(architecture: Architecture) -> Settings:
+    groups = set(architecture.groups)
+    if architecture.head == "token":
+        groups = groups - {"classifier"} | {"token"}
+    form = "erf" if architecture.form == "erf" else "tanh"
+    names = {"gelu": form, **_BY_GOOGLE}
+    return Settings(
+        layers=architecture.sizes["layers"],
+        heads=architecture.sizes["heads"],
+        groups=tuple(group for group in _HEADS if group in groups),
+        activation=names.get(architecture.activation, architecture.activation),
+    )
 
 
-def count_layers(names: Iterable[str], scope: str) -> int:
-    """How many of Google's `bert/encoder/layer_0`, `layer_1`, ... there are."""
-    layer = re.compile(re.escape(f"{scope}bert/encoder/layer_") + r"(\d+)/")
-    return len({found[1] for name in names if (found := layer.match(name))})
+def without_training(settings: Settings, token_id: int) -> Settings:
+    return replace(settings, untrained_id=token_id)
 
 
-def variable_names(model: Model) -> list[str]:
-    """The names that Google's code gives to the variables of a model."""
-    names = [
-        f"bert/embeddings/{table}_embeddings" for table in ("word", "token_type", "position")
-    ] + [f"bert/embeddings/LayerNorm/{v}" for v in _LAYER_NORM]
-    for layer in range(model.layers):
-        scope = f"bert/encoder/layer_{layer}"
-        dense = [f"attention/self/{part}" for part in ("query", "key", "value")]
-        dense += ["attention/output/dense", "intermediate/dense", "output/dense"]
-        names += [f"{scope}/{part}/{v}" for part in dense for v in _DENSE]
-        norms = ("attention/output", "output")
-        names += [f"{scope}/{part}/LayerNorm/{v}" for part in norms for v in _LAYER_NORM]
-    return names + [name for group in model.groups for name in _HEADS[group]]
-
-
-def find_variables(names: Iterable[str], there: Iterable[str], scope: str) -> dict[str, str]:
-    """Google's names -> those in a checkpoint.
-
-    They are the same but for the scope, and for models ported to Keras layers, which have
-    `dense_5` and `layer_normalization_3` for `dense` and `LayerNorm`.
-
-    Raises:
-        ParityError: one is not there.
-    """
-    have = sorted(there)
-    known = set(have)
-    found = {}
-    for name in names:
-        if scope + name in known:
-            found[name] = scope + name
-            continue
-        pattern = re.escape(scope + name)
-        pattern = pattern.replace("/LayerNorm/", r"/layer_normalization(_\d+)?/")
-        pattern = re.sub(r"(?<!intermediate)/dense/(?=\w+$)", r"/dense(_\\d+)?/", pattern)
-        pattern = pattern.replace("intermediate/dense/", r"intermediate/dense(_\d+)?/")
-        ported = [other for other in have if re.fullmatch(pattern, other)]
-        if len(ported) == 1:
-            found[name] = ported[0]
-        elif not scope.strip("/") or name not in known:
-            raise ParityError(
-                f"TensorFlow's forward pass needs {scope}{name}, which the checkpoint lacks; only"
-                " --level weights can be proved of a checkpoint with other names than Google's"
-            )
-        else:
-            found[name] = name  # a head that was put on outside of the model's scope
-    return found
-
-
-def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
-    """The variables as numpy arrays by Google's names, read by TensorFlow itself.
-
-    Args:
-        checkpoint: where it is.
-        names: Google's names -> those in the checkpoint.
-
-    Raises:
-        ParityError: TensorFlow can't read it.
-    """
-    tf = tensorflow()
-    with _on_disk(checkpoint, names.values()) as prefix:
-        try:
-            reader = tf.train.load_checkpoint(prefix)
-            dtypes = reader.get_variable_to_dtype_map()
-
-            def read(own: str) -> Any:
-                try:
-                    return reader.get_tensor(own)
-                except tf.errors.UnimplementedError:  # a partitioned variable in V1
-                    restored = tf.raw_ops.Restore(
-                        file_pattern=prefix, tensor_name=own, dt=dtypes[own]
-                    )
-                    return restored.numpy()
-
-            return {name: read(own) for name, own in names.items()}
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise ParityError(f"TensorFlow can't read {checkpoint.name}: {error}") from error
-
-
-def tensorflow() -> Any:
-    """The module `tensorflow`, imported without the lines it prints when it is.
-
-    Raises:
-        ParityError: it can't be imported.
-    """
-    # oneDNN picks its kernels by the processor, and TensorFlow's own agree across machines.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a GPU has float64 results of its own
-    if "tensorflow" not in sys.modules:
-        with _muted():
-            try:
-                import tensorflow
-            except ImportError as error:
-                raise ParityError(f"TensorFlow can't be imported: {error}") from error
-    import tensorflow
-
-    return tensorflow
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Nothing reaches the standard error stream: C++ prints before its logging can be silenced."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
-def _on_disk(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[str]:
-    """A prefix that TensorFlow can open to read these variables, and perhaps no others.
-
-    What lies in an archive or afar, or was renamed by a browser, is copied under the names that
-    TensorFlow wants; anything else is opened where it is.
-    """
-    files = {file.name: file for file in [checkpoint.index, *checkpoint.data_files()]}
-    shards = checkpoint.num_shards
-    opened = ""  # what TensorFlow is given, after the prefix
-    is_v2 = len(files) > shards
-    if is_v2:
-        endings = [".index", *(f".data-{n:05d}-of-{shards:05d}" for n in range(shards))]
-    elif list(files) == [checkpoint.name]:  # V1, whose tables hold both names and data
-        endings = [""]
-    else:
-        endings = [f"-{n:05d}-of-{shards:05d}" for n in range(shards)]
-        opened = f"-?????-of-{shards:05d}"
-    there = [name for name in files if os.path.isfile(name)]
-    if there == [checkpoint.name + ending for ending in endings]:
-        yield checkpoint.name + opened
-        return
-    spans = {checkpoint.index: [(0, checkpoint.index.size)], **checkpoint.spans(names)}
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, "copy.ckpt")
-        for file, ending in zip(files.values(), endings, strict=True):
-            ranges = spans.get(file, []) if is_v2 else [(0, file.size)]
-            file.fetch(ranges)
-            with Path(copy + ending).open("wb") as target:
-                target.truncate(file.size)  # of what is not copied, there are zeros
-                for start, end in ranges:
-                    target.seek(start)
-                    for at in range(start, end, _COPY_BYTES):
-                        target.write(file.read(at, min(_COPY_BYTES, end - at)))
-        yield copy + opened
-
-
-def forward(variables: Mapping[str, Any], model: Model, batch: Batch) -> Tensors:
+def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) -> dict[str, Any]:
     """Google's outputs, in evaluation mode.
 
-    Args:
-        variables: by Google's names, all of one float dtype, in which everything is computed.
-        model: its sizes.
-        batch: int32 [B, T] each.
-
     Returns:
-        In the order of the forward pass: `embeddings`, `layer_0`, ... [B, T, H], and for the
-        groups that are there `pooled` [B, H], `mlm_logits` [B, T, V], `nsp_logits` [B, 2],
-        `logits` [B, C] or (a token classifier) [B, T, C], `start_logits` and `end_logits` [B, T].
+        In the order of the forward pass: `embeddings`, `layer_0`, ... [B, T, H], and for the groups
+        of the settings `pooled` [B, H], `mlm_logits` [B, T, V], `nsp_logits` [B, 2], `logits`
+        [B, C] or (a token classifier) [B, T, C], `start_logits` and `end_logits` [B, T].
     """
-    outputs: Tensors = {"embeddings": _embeddings(variables, model, batch)}
-    mask = _attention_adder(model, batch, outputs["embeddings"].dtype)
-    hidden = outputs["embeddings"]
-    for layer in range(model.layers):
-        hidden = _layer(variables, f"bert/encoder/layer_{layer}", model, hidden, mask)
+    hidden = _embeddings(variables, settings, samples)
+    outputs = {"embeddings": hidden}
+    adder = attention_adder(samples.input_mask, hidden.dtype, settings.mask)
+    for layer in range(settings.layers):
+        hidden = _layer(variables, f"bert/encoder/layer_{layer}", settings, hidden, adder)
         outputs[f"layer_{layer}"] = hidden
-    return outputs | _heads(variables, model, hidden)
+    return outputs | _heads(variables, settings, hidden)
 
 
-def _heads(variables: Mapping[str, Any], model: Model, hidden: Any) -> Tensors:
+def _embeddings(variables: Mapping[str, Any], settings: Settings, samples: Samples) -> Any:
+    """embedding_lookup and embedding_postprocessor: [B, T, H]."""
     tf = tensorflow()
-    outputs: Tensors = {}
-    if "pooler" in model.groups:
-        pooled = tf.tanh(_dense(variables, "bert/pooler/dense", hidden[:, 0]))
-        outputs["pooled"] = pooled
-    if "mlm" in model.groups:  # run_pretraining.get_masked_lm_output, at every position
+    output = tf.nn.embedding_lookup(variables[_WORDS], samples.input_ids)
+    if settings.untrained_id is not None:
+        trained = (samples.input_ids != settings.untrained_id)[..., tf.newaxis]
+        output = tf.where(trained, output, tf.stop_gradient(output))
+    if settings.segments != "none":
+        ids = samples.segment_ids * (settings.segments == "given")
+        output += one_hot_lookup(variables["bert/embeddings/token_type_embeddings"], ids)
+    positions = variables["bert/embeddings/position_embeddings"]
+    shifted = tf.roll(positions, -settings.first_position, axis=0)
+    output += shifted[: output.shape[1]][tf.newaxis]
+    return layer_norm(variables, "bert/embeddings", output, settings.epsilon)
+
+
+def _layer(variables: Mapping[str, Any], scope: str, settings: Settings, x: Any, adder: Any) -> Any:
+    """One turn of the loop in transformer_model: [B, T, H] to [B, T, H]."""
+    epsilon = settings.epsilon
+    attention = self_attention(variables, f"{scope}/attention/self", settings.heads, x, adder)
+    attention = dense(variables, f"{scope}/attention/output/dense", attention)
+    attention = layer_norm(variables, f"{scope}/attention/output", attention + x, epsilon)
+    inner = dense(variables, f"{scope}/intermediate/dense", attention)
+    inner = activation(settings.activation, inner)
+    output = dense(variables, f"{scope}/output/dense", inner)
+    return layer_norm(variables, f"{scope}/output", output + attention, epsilon)
+
+
+def _heads(variables: Mapping[str, Any], settings: Settings, hidden: Any) -> dict[str, Any]:
+    tf = tensorflow()
+    outputs: dict[str, Any] = {}
+    if "pooler" in settings.groups:
+        outputs["pooled"] = tf.tanh(dense(variables, "bert/pooler/dense", hidden[:, 0]))
+    if "mlm" in settings.groups:  # run_pretraining.get_masked_lm_output, at every position
         scope = "cls/predictions/transform"
-        x = _activation(model, _dense(variables, f"{scope}/dense", hidden))
-        x = _layer_norm(variables, scope, x, model.epsilon)
-        table = variables["bert/embeddings/word_embeddings"]
+        x = activation(settings.activation, dense(variables, f"{scope}/dense", hidden))
+        x = layer_norm(variables, scope, x, settings.epsilon)
         bias = variables["cls/predictions/output_bias"]
-        outputs["mlm_logits"] = _output(x, table, bias)
-    if "nsp" in model.groups:  # run_pretraining.get_next_sentence_output
+        outputs["mlm_logits"] = project(x, variables[_WORDS], bias)
+    if "nsp" in settings.groups:  # run_pretraining.get_next_sentence_output
         outputs["nsp_logits"] = _classify(variables, "cls/seq_relationship/", outputs["pooled"])
-    if "classifier" in model.groups:  # run_classifier.create_model
+    if "classifier" in settings.groups:  # run_classifier.create_model
         outputs["logits"] = _classify(variables, "", outputs["pooled"])
-    if "token" in model.groups:  # as many projects have it, after run_classifier.py's own comment
+    if "token" in settings.groups:  # as many projects have it, after run_classifier.py's comment
         outputs["logits"] = _classify(variables, "", hidden)
-    if "squad" in model.groups:  # run_squad.create_model
+    if "squad" in settings.groups:  # run_squad.create_model
         logits = _classify(variables, "cls/squad/", hidden)
         outputs["start_logits"], outputs["end_logits"] = tf.unstack(logits, axis=-1)
     return outputs
 
 
 def _classify(variables: Mapping[str, Any], scope: str, x: Any) -> Any:
-    return _output(x, variables[f"{scope}output_weights"], variables[f"{scope}output_bias"])
+    return project(x, variables[f"{scope}output_weights"], variables[f"{scope}output_bias"])
 
 
-def _output(x: Any, weights: Any, bias: Any) -> Any:
-    """x [..., H] times weights [C, H] transposed, plus a bias: [..., C]."""
+def labels(
+    variables: Mapping[str, Any],
+    settings: Settings,
+    samples: Samples,
+    rng: "np.random.Generator",
+) -> dict[str, "Array"]:
+    import numpy as np
+
+    groups = set(settings.groups)
+    rows, tokens = len(samples.input_ids), samples.input_mask > 0
+
+    def drawn(classes: int, chosen: "Array") -> "Array":
+        return np.where(chosen, rng.integers(0, classes, chosen.shape), IGNORED)
+
+    found: dict[str, Array] = {}
+    if "mlm" in groups:
+        masked = tokens & (rng.random(tokens.shape) < _MASKED_SHARE)
+        masked[:, 0] = True  # so that every batch has a label
+        found["labels"] = drawn(variables[_WORDS].shape[0], masked)
+    if "nsp" in groups:
+        # BertForNextSentencePrediction calls them `labels`.
+        found["next_sentence_label" if "mlm" in groups else "labels"] = rng.integers(0, 2, rows)
+    if "squad" in groups:
+        lengths = samples.input_mask.sum(axis=1)
+        found["start_positions"] = rng.integers(0, lengths)
+        found["end_positions"] = rng.integers(0, lengths)
+    if groups & {"classifier", "token"}:
+        classes = variables["output_bias"].shape[0]
+        # With one class, transformers computes a regression, and Google's loss is 0.
+        if classes > 1:
+            found["labels"] = drawn(classes, tokens if "token" in groups else np.ones(rows, bool))
+    return found
+
+
+def loss(outputs: Mapping[str, Any], labels: Mapping[str, "Array"]) -> Any:
+    """The sum of the heads' losses; for question answering, the mean of start and end.
+
+    `run_pretraining.py` divides the masked tokens' loss by their number plus 1e-5, transformers by
+    their number. The latter is computed here.
+    """
+    if "start_positions" in labels:
+        start = cross_entropy(outputs["start_logits"], labels["start_positions"])
+        return (start + cross_entropy(outputs["end_logits"], labels["end_positions"])) / 2
+    logits = [outputs[name] for name in outputs if name.endswith("logits")]
+    pairs = zip(logits, labels.values(), strict=True)
+    return tensorflow().add_n([cross_entropy(head, wanted) for head, wanted in pairs])
+
+
+def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:
+    return {"add_pooling_layer": False} if name == BASE_CLASS and "pooler" not in groups else {}
+
+
+def activation_words(settings: Settings) -> str:
+    return _ACTIVATION_WORDS.get(settings.activation, settings.activation)
+
+
+def other_activation(settings: Settings) -> Settings | None:
+    other = {"tanh": "erf", "erf": "tanh"}.get(settings.activation)
+    return (other and replace(settings, activation=other)) or None
+
+
+def mistakes(
+    variables: Mapping[str, Any], settings: Settings, config: Mapping[str, Any]
+) -> Iterator[Mistake]:
+    stated: dict[str, Any] = {
+        "activation": _BY_TRANSFORMERS.get(str(config.get("hidden_act", "gelu"))),
+        "epsilon": config.get("layer_norm_eps"),
+        "heads": config.get("num_attention_heads"),
+    }
+    heads = [n for n in range(1, _MOST_HEADS + 1) if _divides(n, variables)]
+    odd = {key: value for key, value in stated.items() if value not in (None, _of(settings, key))}
+    if not _divides(odd.get("heads", 1), variables):
+        odd.pop("heads")
+    for key, value in odd.items():
+        yield _mistake(variables, settings, key, value)
+    if len(odd) > 1:
+        text = "; ".join(_sentence(key, value, settings) for key, value in odd.items())
+        yield Mistake(" and ".join(odd), text, replace(settings, **odd), variables)
+    for key, values in {
+        "activation": dict.fromkeys(_BY_TRANSFORMERS.values()),
+        "epsilon": _OTHER_EPSILONS,
+        "heads": heads,
+        "mask": ("none", "causal"),
+        "segments": ("first", "none"),
+        "first_position": (1, 2, -1),
+    }.items():
+        for value in values:
+            if value != _of(settings, key):
+                yield _mistake(variables, settings, key, value)
+    # What a mapping may get wrong, which then calls every tensor equal to "its" variable.
+    for one, other in (("query", "key"), ("key", "value"), ("query", "value"), ("gamma", "beta")):
+        text = f"the mapping swaps {one} and {other}"
+        yield Mistake("mapping", text, settings, _exchanged(variables, one, other))
+    text = "the mapping does not transpose square kernels"
+    yield Mistake("mapping", text, settings, _transposed(variables))
+
+
+def _mistake(variables: Mapping[str, Any], settings: Settings, key: str, value: Any) -> Mistake:
+    text = _sentence(key, value, settings)
+    return Mistake(key, text, replace(settings, **{key: value}), variables)
+
+
+def _of(settings: Settings, key: str) -> object:
+    value: object = getattr(settings, key)
+    return value
+
+
+def _divides(heads: object, variables: Mapping[str, Any]) -> bool:
+    hidden = variables[_WORDS].shape[1]
+    return isinstance(heads, int) and 0 < heads <= hidden and hidden % heads == 0
+
+
+def _sentence(key: str, value: Any, settings: Settings) -> str:
+    if key == "activation":
+        theirs = activation_words(replace(settings, activation=value))
+        return f"OUT computes {theirs}, and modeling.py computes {activation_words(settings)}"
+    return {
+        "epsilon": f"the LayerNorm epsilon of OUT is {value}; modeling.py has {settings.epsilon}",
+        "heads": f"OUT has {value} attention heads; the checkpoint has {settings.heads}",
+        "mask": "OUT ignores the padding mask"
+        if value == "none"
+        else "OUT is a decoder: a token does not see the tokens after it",
+        "segments": "OUT treats every token as part of the first segment"
+        if value == "first"
+        else "OUT leaves out the segment (token type) embeddings",
+        "first_position": f"OUT counts positions from {value}",
+    }[key]
+
+
+def _exchanged(variables: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
+    swap = {one: other, other: one}
+    return {
+        name: variables["/".join(swap.get(part, part) for part in name.split("/"))]
+        for name in variables
+    }
+
+
+def _transposed(variables: Mapping[str, Any]) -> dict[str, Any]:
     tf = tensorflow()
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), weights, transpose_b=True)
-    flat = tf.nn.bias_add(flat, bias)
-    return tf.reshape(flat, [*x.shape[:-1], weights.shape[0]])
-
-
-def _embeddings(variables: Mapping[str, Any], model: Model, batch: Batch) -> Any:
-    """embedding_lookup and embedding_postprocessor: [B, T, H]."""
-    tf = tensorflow()
-    words, types, positions = (
-        variables[f"bert/embeddings/{table}_embeddings"]
-        for table in ("word", "token_type", "position")
-    )
-    output = tf.nn.embedding_lookup(words, batch.input_ids)
-    if model.untrained_id is not None:
-        trained = (batch.input_ids != model.untrained_id)[..., tf.newaxis]
-        output = tf.where(trained, output, tf.stop_gradient(output))
-    if model.segments != "none":
-        flat = tf.reshape(batch.segment_ids * (model.segments == "given"), [-1])
-        one_hot = tf.one_hot(flat, depth=types.shape[0], dtype=types.dtype)
-        output += tf.reshape(tf.matmul(one_hot, types), output.shape)
-    length = output.shape[1]
-    output += tf.roll(positions, -model.first_position, axis=0)[:length][tf.newaxis]
-    return _layer_norm(variables, "bert/embeddings", output, model.epsilon)
-
-
-def _attention_adder(model: Model, batch: Batch, dtype: Any) -> Any:
-    """create_attention_mask_from_input_mask, and what attention_layer makes of it: [B, 1, T, T]."""
-    tf = tensorflow()
-    length = batch.input_mask.shape[1]
-    mask = tf.cast(batch.input_mask[:, tf.newaxis, tf.newaxis, :], dtype)
-    if model.mask == "none":
-        mask = tf.ones_like(mask)
-    elif model.mask == "causal":
-        mask *= tf.linalg.band_part(tf.ones([length, length], dtype), -1, 0)
-    return (1.0 - mask) * -10000.0
-
-
-def _layer(variables: Mapping[str, Any], scope: str, model: Model, x: Any, adder: Any) -> Any:
-    """One turn of the loop in transformer_model: [B, T, H] to [B, T, H]."""
-    attention = _attention_layer(variables, f"{scope}/attention/self", model, x, adder)
-    attention = _dense(variables, f"{scope}/attention/output/dense", attention)
-    attention = _layer_norm(variables, f"{scope}/attention/output", attention + x, model.epsilon)
-    inner = _activation(model, _dense(variables, f"{scope}/intermediate/dense", attention))
-    output = _dense(variables, f"{scope}/output/dense", inner)
-    return _layer_norm(variables, f"{scope}/output", output + attention, model.epsilon)
-
-
-def _attention_layer(
-    variables: Mapping[str, Any], scope: str, model: Model, x: Any, adder: Any
-) -> Any:
-    tf = tensorflow()
-    batch, length, hidden = x.shape
-    size = hidden // model.heads
-    query, key, value = (
-        tf.reshape(_dense(variables, f"{scope}/{part}", x), [batch, length, model.heads, size])
-        for part in ("query", "key", "value")
-    )
-    scores = tf.einsum("BTNH,BFNH->BNFT", key, query)
-    scores = tf.multiply(scores, 1.0 / math.sqrt(float(size))) + adder
-    context = tf.einsum("BNFT,BTNH->BFNH", tf.nn.softmax(scores), value)
-    return tf.reshape(context, [batch, length, hidden])
-
-
-def _dense(variables: Mapping[str, Any], scope: str, x: Any) -> Any:
-    """dense_layer_2d, and tf.layers.dense: x [..., H] times kernel [H, C], plus the bias."""
-    tf = tensorflow()
-    kernel = variables[f"{scope}/kernel"]
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel) + variables[f"{scope}/bias"]
-    return tf.reshape(flat, [*x.shape[:-1], kernel.shape[1]])
-
-
-def _layer_norm(variables: Mapping[str, Any], scope: str, x: Any, epsilon: float) -> Any:
-    """tf.contrib.layers.layer_norm of TensorFlow 1.15, over the last dimension."""
-    tf = tensorflow()
-    mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-    return tf.nn.batch_normalization(
-        x,
-        mean,
-        variance,
-        offset=variables[f"{scope}/LayerNorm/beta"],
-        scale=variables[f"{scope}/LayerNorm/gamma"],
-        variance_epsilon=tf.constant(epsilon, x.dtype),
-    )
-
-
-def _activation(model: Model, x: Any) -> Any:
-    """get_activation; `erf` is what its gelu was before commit bee6030 of 2019-02-07."""
-    tf = tensorflow()
-    if model.activation == "tanh":
-        cubic = x + 0.044715 * tf.pow(x, 3)
-        # In float64, as numpy's scalar makes it in modeling.py too; a float32 tensor rounds it.
-        return x * (0.5 * (1.0 + tf.tanh(math.sqrt(2 / math.pi) * cubic)))
-    if model.activation == "erf":
-        return x * (0.5 * (1.0 + tf.math.erf(x / math.sqrt(2.0))))
-    functions = {"relu": tf.nn.relu, "pure tanh": tf.tanh, "linear": tf.identity}
-    return functions[model.activation](x)
+    return {
+        name: tf.transpose(array)
+        if name.endswith("/kernel") and array.shape[0] == array.shape[1]
+        else array
+        for name, array in variables.items()
+    }

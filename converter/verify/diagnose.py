@@ -1,56 +1,61 @@
-"""The finger: why something differs, recognised by trying it.
+"""Why something differs, recognized by trying it.
 
-A cause is named where a known mistake, made on purpose with the checkpoint's numbers, gives exactly
+A cause is named if a known mistake, made on purpose with the checkpoint's numbers, gives exactly
 what the folder has: bit for bit for a tensor, within the bound of `outputs` for a forward pass.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
-from ..models import bert
-from ..models.bert import Model
+from ..prepare import Prepared
 from ..transforms import TRANSFORMS
 from . import torch_model
+from .model_folder import ModelFolder
 from .outputs import Sides, as_tensors, cast, largest
-from .subject import Subject, find
 from .verdict import SAME_FUNCTION, Cause, Match, relative
+from .weights import tensor_names
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-_ACTIVATIONS = {  # transformers' names -> those of `bert.Model`
-    "gelu": "erf",
-    "gelu_pytorch_tanh": "tanh",
-    "gelu_new": "tanh",
-    "relu": "relu",
-    "tanh": "pure tanh",
-    "linear": "linear",
-}
-_EPSILONS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-3)  # of other models and libraries
 _MOST_SHOWN = 3  # sentences on one kind of mistake
-_FEW = 0.01  # of a tensor's numbers
+_FEW = 0.01  # of a tensor's numbers or rows
+_SAME_RATIO = 1e-5  # how much the ratios of scaled numbers may differ, relative to them
+_MOST_SHIFT = 2  # rows
+_NUMBER = re.compile(r"[0-9]+")
 
 
-def tensor_causes(subject: Subject, matches: list[Match]) -> list[Cause]:
-    """Why tensors differ from their variables, or are not there."""
+def tensor_causes(
+    prepared: Prepared,
+    folder: ModelFolder,
+    matches: list[Match],
+    swaps: Mapping[str, tuple[str, ...]],
+) -> list[Cause]:
+    """Why tensors differ from their variables, or are missing.
+
+    Args:
+        prepared: the checkpoint and its plan.
+        folder: the model folder.
+        matches: the tensors.
+        swaps: a kind of mistake -> the words of names that it swaps.
+    """
     wrong = [match for match in matches if not match.same]
-    missing = _missing(subject)
+    names = tensor_names(prepared, folder.tensors)
+    missing = [name for name in names if name not in folder.tensors]
     found: dict[str, list[tuple[str, str]]] = {}
     if wrong:
-        index = _Digests(subject, matches)
+        index = _Digests(prepared, matches)
         for match in wrong:
-            kind, text = _recognise(subject, match, index)
+            kind, text = _recognize(prepared, folder, match, index, swaps)
             found.setdefault(kind, []).append((match.tensor, text))
     unknown = [tensor for tensor, _ in found.get("unknown", [])]
     if len(unknown) > len(matches) / 2:
-        text = f"{len(unknown):,} of {len(matches):,} tensors hold other numbers altogether"
-        return [Cause("another checkpoint", tuple(unknown), f"{text}: OUT is of other weights")]
+        text = f"{len(unknown):,} of {len(matches):,} tensors have entirely different numbers"
+        return [Cause("another checkpoint", tuple(unknown), f"{text}: OUT has other weights")]
     causes = []
     for kind, mistakes in found.items():
         tensors, texts = zip(*mistakes, strict=True)
@@ -62,63 +67,57 @@ def tensor_causes(subject: Subject, matches: list[Match]) -> list[Cause]:
     return causes
 
 
-def output_causes(subject: Subject, sides: Sides, matches: list[Match], first: str) -> list[Cause]:
+def output_causes(
+    folder: ModelFolder, sides: Sides, matches: list[Match], first: str
+) -> list[Cause]:
     """Why the two sides compute different functions, beyond tensors that differ.
 
     Args:
-        subject: the two sides on disk.
+        folder: the model folder.
         sides: the two sides, loaded.
         matches: the tensors.
         first: the first output that differs.
     """
-    if sides.made_up:
-        return [
-            Cause("made up", tuple(sides.made_up), "transformers filled it with random numbers")
-        ]
+    if sides.random:
+        return [Cause("random", tuple(sides.random), "transformers initialized it randomly")]
     outputs = _pytorch_outputs(sides)
-    model, tensors = sides.model, as_tensors(sides.variables, "float64")
+    tensors = as_tensors(sides.variables, "float64")
     if not all(match.same for match in matches):
-        tensors = as_tensors(_of_the_folder(subject, sides, matches), "float64")
+        tensors = as_tensors(_of_the_folder(folder, sides, matches), "float64")
         if any(tensors[name].shape != array.shape for name, array in sides.variables.items()):
             return []
-        if _explains(sides, outputs, tensors, model):
+        if _explains(sides, outputs, tensors, sides.settings):
             return []  # the tensors are the whole difference
-    for kind, text, model, changed in _hypotheses(subject, sides, tensors):
-        if _explains(sides, outputs, changed, model):
-            return [Cause(kind, (first,), text)]
+    for mistake in sides.reference.mistakes(tensors, sides.settings, folder.config):
+        if _explains(sides, outputs, mistake.variables, mistake.settings):
+            return [Cause(mistake.kind, (first,), mistake.text)]
     return []
 
 
-def gradient_causes(sides: Sides, first: str) -> list[Cause]:
-    """Why gradients differ where the outputs are the same."""
+def gradient_causes(sides: Sides, pad_id: int, first: str) -> list[Cause]:
+    """Why gradients differ although the outputs are the same."""
     config = sides.torch_float64.config
     causes = []
-    if config.pad_token_id != 0:
+    if config.pad_token_id != pad_id:
         text = f"config.json's pad_token_id is {config.pad_token_id}, so that token is not trained"
         causes.append(Cause("padding row", (first,), text))
     if not getattr(config, "tie_word_embeddings", True):
-        text = "config.json's tie_word_embeddings is off: the MLM head has embeddings of its own"
+        text = "config.json's tie_word_embeddings is off: the output layer has its own embeddings"
         causes.append(Cause("untied", (first,), text))
     return causes
 
 
-def _missing(subject: Subject) -> list[str]:
-    local = subject.local()
-    there = subject.folder.tensors
-    return [p.tensor for p in subject.pairs() if p.tensor not in there and find(p, local)]
-
-
 class _Digests:
-    """Which variable has which bytes, as it is and transposed; cast to a dtype of the folder."""
+    """Which variable has which bytes, as it is and transposed, cast to a dtype of the folder."""
 
-    def __init__(self, subject: Subject, matches: list[Match]) -> None:
+    def __init__(self, prepared: Prepared, matches: list[Match]) -> None:
         self._found: dict[bytes, list[tuple[str, str]]] = {}
         for match in matches:
-            array = cast(subject.checkpoint[match.variable], match.dtype)
+            array = cast(prepared.checkpoint[match.variable], match.dtype)
             for op, transform in TRANSFORMS.items():
                 if array.ndim in transform.ranks:
                     key = _digest(transform.apply(array))
-                    self._found.setdefault(key, []).append((match.variable, op))
+                    self._found.setdefault(key, []).append((match.name, op))
 
     def of(self, tensor: "Array") -> list[tuple[str, str]]:
         """The variables that a tensor could be, each with the op that makes it."""
@@ -134,53 +133,58 @@ def _digest(array: "Array") -> bytes:
     return digest.digest()
 
 
-def _recognise(subject: Subject, match: Match, index: _Digests) -> tuple[str, str]:
+def _recognize(
+    prepared: Prepared,
+    folder: ModelFolder,
+    match: Match,
+    index: _Digests,
+    swaps: Mapping[str, tuple[str, ...]],
+) -> tuple[str, str]:
     """The kind of a tensor's mistake, and a sentence on it."""
     import numpy as np
 
-    tensor = subject.folder.tensors[match.tensor]
-    variable = cast(subject.checkpoint[match.variable], match.dtype)
+    tensor = folder.tensors[match.tensor]
+    source = prepared.checkpoint[match.variable]
+    variable = cast(source, match.dtype)
     if not np.any(tensor) and np.any(variable):
         return "zeroed", "all zeros"
-    for name, op in index.of(tensor):
-        if name == match.variable and op != match.op:
-            return "not transposed", "has TensorFlow's layout: it was not transposed"
-    # Of several with the same bytes (fresh biases are all zeros) the likeliest.
-    others = [name for name, op in index.of(tensor) if op == match.op]
+    candidates = index.of(tensor)
+    if any(name == match.name and op != match.op for name, op in candidates):
+        return "not transposed", "has TensorFlow's layout: it was not transposed"
+    # Several may have the same bytes (new biases are all zeros); the likeliest is named.
+    others = [name for name, op in candidates if op == match.op]
     if others:
-        return _confused(match.variable, others)
-    if any(op != match.op for _, op in index.of(tensor)):
-        name = next(name for name, op in index.of(tensor) if op != match.op)
-        kind, text = _confused(match.variable, [name])
+        return _confused(match.name, others, swaps)
+    if candidates:
+        kind, text = _confused(match.name, [candidates[0][0]], swaps)
         return kind, f"{text}, and was not transposed"
     back = TRANSFORMS[TRANSFORMS[match.op].inverse].apply(tensor)
     if tensor.size > 1 and np.all(tensor == tensor.flat[0]):
-        return "constant", f"every number of it is {float(tensor.flat[0]):g}"
+        return "constant", f"every number is {float(tensor.flat[0]):g}"
     if back.shape != variable.shape:
-        shapes = f"{list(tensor.shape)}, and the variable {list(match_shape(variable, match.op))}"
-        return "shape", f"has the shape {shapes}"
-    return _numbers(back, variable, subject.checkpoint[match.variable])
+        expected = TRANSFORMS[match.op].shape(variable.shape)
+        return "shape", f"has the shape {list(tensor.shape)}; the variable gives {list(expected)}"
+    for recognize in _NUMBERS:
+        found = recognize(back, variable, source)
+        if found is not None:
+            return found
+    return "unknown", _differing(back, variable)
 
 
-def match_shape(variable: "Array", op: str) -> tuple[int, ...]:
-    """The shape of the tensor that a variable becomes."""
-    return TRANSFORMS[op].shape(variable.shape)
-
-
-def _confused(own: str, others: list[str]) -> tuple[str, str]:
+def _confused(
+    name: str, others: list[str], swaps: Mapping[str, tuple[str, ...]]
+) -> tuple[str, str]:
     """The sentence for a tensor that holds another variable."""
-    for kind, words in (
-        ("query, key or value swapped", ("query", "key", "value")),
-        ("gamma and beta swapped", ("gamma", "beta")),
-    ):
+    for kind, words in swaps.items():
         for other in others:
-            if other != own and _without(other, words) == _without(own, words):
-                ours, theirs = ({*name.split("/")} & {*words} for name in (own, other))
-                return kind, f"{ours.pop()} holds {theirs.pop()}"
+            if other != name and _without(other, words) == _without(name, words):
+                mine, its = ({*path.split("/")} & {*words} for path in (name, other))
+                return kind, f"{mine.pop()} holds {its.pop()}"
     for other in others:
-        if re.sub(r"layer_\d+/", "", other) == re.sub(r"layer_\d+/", "", own):
-            own_layer, its_layer = (re.findall(r"layer_\d+", name)[:1] for name in (own, other))
-            return "layer order", f"{''.join(own_layer)} holds {''.join(its_layer)}"
+        if _NUMBER.sub("", other) == _NUMBER.sub("", name):
+            pairs = zip(name.split("/"), other.split("/"), strict=True)
+            ours, theirs = next(((a, b) for a, b in pairs if a != b), (name, other))
+            return "layer order", f"{ours} holds {theirs}"
     return "another variable", f"holds {others[0]}"
 
 
@@ -188,163 +192,148 @@ def _without(name: str, words: Iterable[str]) -> str:
     return "/".join("*" if part in words else part for part in name.split("/"))
 
 
-def _numbers(back: "Array", variable: "Array", source: "Array") -> tuple[str, str]:
-    """What happened to the numbers of a tensor that has the right shape."""
+def _rows_shifted(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
+    if variable.ndim == 2:
+        for by in range(1, _MOST_SHIFT + 1):
+            if any(
+                _is_shifted(one, other, by) for one, other in ((back, variable), (variable, back))
+            ):
+                return "rows shifted", f"its rows are shifted by {by}"
+    return None
+
+
+def _is_shifted(one: "Array", other: "Array", by: int) -> bool:
     import numpy as np
 
-    wide, own = back.astype(np.float64), variable.astype(np.float64)
+    return by < len(other) - 1 and bool(np.array_equal(one[by:], other[:-by]))
+
+
+def _reordered(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
+    import numpy as np
+
     if variable.ndim == 2:
-        shift = next((k for k in (1, 2, -1, -2) if _shifted(back, variable, k)), None)
-        if shift is not None:
-            return "rows shifted", f"its rows are shifted by {abs(shift)}"
-        rows = [sorted(map(bytes, np.ascontiguousarray(a))) for a in (back, variable)]
-        if rows[0] == rows[1]:
-            return "rows in another order", "has the variable's rows in another order"
-        columns = [sorted(map(bytes, np.ascontiguousarray(a.T))) for a in (back, variable)]
-        if columns[0] == columns[1]:
-            return "columns in another order", "has the variable's columns in another order"
-    if variable.ndim == 1 and np.array_equal(np.sort(wide), np.sort(own)):
+        for what, one, other in (("rows", back, variable), ("columns", back.T, variable.T)):
+            if _sorted_rows(one) == _sorted_rows(other):
+                return f"{what} in another order", f"has the variable's {what} in another order"
+    wide, numbers = back.astype(np.float64), variable.astype(np.float64)
+    if variable.ndim == 1 and np.array_equal(np.sort(wide), np.sort(numbers)):
         return "numbers in another order", "has the variable's numbers in another order"
+    return None
+
+
+def _sorted_rows(array: "Array") -> list[bytes]:
+    import numpy as np
+
+    return sorted(map(bytes, np.ascontiguousarray(array)))
+
+
+def _rounded(back: "Array", _: "Array", source: "Array") -> tuple[str, str] | None:
+    import numpy as np
+
     for dtype in ("float16", "bfloat16"):
         if np.array_equal(cast(cast(source, dtype), str(back.dtype)), back):
-            return "rounded", f"was rounded to {dtype} on the way"
-    differ = ~((wide == own) | (np.isnan(wide) & np.isnan(own)))
-    if np.array_equal(np.isfinite(wide), np.isfinite(own)) is False:
-        place = np.argwhere(np.isfinite(wide) != np.isfinite(own))[0].tolist()
-        return "NaN or infinity", f"has {wide[tuple(place)]} for {own[tuple(place)]} at {place}"
-    if np.count_nonzero(differ) <= max(1, _FEW * differ.size):
-        place = np.argwhere(differ)[0].tolist() if differ.any() else [0] * differ.ndim
-        count = np.count_nonzero(differ)
-        return "few numbers", (
-            f"{count:,} of {differ.size:,} numbers differ, the first at {place}:"
-            f" {wide[tuple(place)]:.9g} for {own[tuple(place)]:.9g}"
-        )
-    with np.errstate(all="ignore"):
-        ratios = (wide / own)[own != 0]
-    if ratios.size and np.ptp(ratios) <= 1e-5 * abs(ratios).max():
-        return "scaled", f"is the variable times {np.median(ratios):.6g}"
-    rows_differ = np.flatnonzero(differ.reshape(len(differ), -1).any(axis=1))
-    if variable.ndim == 2 and len(rows_differ) <= max(1, _FEW * len(differ)):
-        return "few rows", f"{len(rows_differ):,} rows differ, the first is {rows_differ[0]:,}"
-    return "unknown", f"{np.count_nonzero(differ):,} of {differ.size:,} numbers differ"
+            return "rounded", f"was rounded to {dtype}"
+    return None
 
 
-def _shifted(back: "Array", variable: "Array", by: int) -> bool:
+def _nonfinite(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
     import numpy as np
 
-    if abs(by) >= len(variable) - 1:
-        return False
-    if by > 0:
-        return bool(np.array_equal(back[by:], variable[:-by]))
-    return bool(np.array_equal(back[:by], variable[-by:]))
+    wide, numbers = back.astype(np.float64), variable.astype(np.float64)
+    places = np.argwhere(np.isfinite(wide) != np.isfinite(numbers))
+    if not len(places):
+        return None
+    place = places[0].tolist()
+    found, expected = wide[tuple(place)], numbers[tuple(place)]
+    return "NaN or infinity", f"has {found} instead of {expected} at {place}"
 
 
-def _of_the_folder(subject: Subject, sides: Sides, matches: list[Match]) -> dict[str, Any]:
+def _few_numbers(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
+    import numpy as np
+
+    differ = _differ(back, variable)
+    count = np.count_nonzero(differ)
+    if count > max(1, _FEW * differ.size):
+        return None
+    place = np.argwhere(differ)[0].tolist() if count else [0] * differ.ndim
+    found, expected = (float(array[tuple(place)]) for array in (back, variable))
+    text = f"{_differing(back, variable)}, the first at {place}: {found:.9g} instead of"
+    return "few numbers", f"{text} {expected:.9g}"
+
+
+def _scaled(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
+    import numpy as np
+
+    wide, numbers = back.astype(np.float64), variable.astype(np.float64)
+    with np.errstate(all="ignore"):
+        ratios = (wide / numbers)[numbers != 0]
+    if ratios.size and np.ptp(ratios) <= _SAME_RATIO * abs(ratios).max():
+        return "scaled", f"is the variable times {np.median(ratios):.6g}"
+    return None
+
+
+def _few_rows(back: "Array", variable: "Array", _: "Array") -> tuple[str, str] | None:
+    import numpy as np
+
+    differ = _differ(back, variable)
+    rows = np.flatnonzero(differ.reshape(len(differ), -1).any(axis=1)).tolist()
+    if differ.ndim == 2 and len(rows) <= max(1, _FEW * len(differ)):
+        return "few rows", f"{len(rows):,} rows differ, the first is row {rows[0]:,}"
+    return None
+
+
+_Recognizer = Callable[[Any, Any, Any], tuple[str, str] | None]
+# What may have happened to the numbers of a tensor that has the right shape, the likeliest first.
+# Each gets the tensor carried back, the variable cast to the tensor's dtype, and the variable.
+_NUMBERS: tuple[_Recognizer, ...] = (
+    _rows_shifted,
+    _reordered,
+    _rounded,
+    _nonfinite,
+    _few_numbers,
+    _scaled,
+    _few_rows,
+)
+
+
+def _differ(back: "Array", variable: "Array") -> "Array":
+    import numpy as np
+
+    wide, numbers = back.astype(np.float64), variable.astype(np.float64)
+    differ: Array = ~((wide == numbers) | (np.isnan(wide) & np.isnan(numbers)))
+    return differ
+
+
+def _differing(back: "Array", variable: "Array") -> str:
+    differ = _differ(back, variable)
+    return f"{int(differ.sum()):,} of {differ.size:,} numbers differ"
+
+
+def _of_the_folder(folder: ModelFolder, sides: Sides, matches: list[Match]) -> dict[str, Any]:
     """The folder's tensors, carried back, in place of the checkpoint's variables."""
-    names = {own: name for name, own in sides.names.items()}
     changed = dict(sides.variables)
     for match in matches:
-        name = names.get(match.variable)
-        if name is not None and not match.same:
-            tensor = subject.folder.tensors[match.tensor]
-            changed[name] = TRANSFORMS[TRANSFORMS[match.op].inverse].apply(tensor)
+        if not match.same:
+            tensor = folder.tensors[match.tensor]
+            changed[match.name] = TRANSFORMS[TRANSFORMS[match.op].inverse].apply(tensor)
     return changed
 
 
-def _hypotheses(
-    subject: Subject, sides: Sides, tensors: Mapping[str, Any]
-) -> Iterator[tuple[str, str, Model, Mapping[str, Any]]]:
-    """Mistakes to try, the likeliest first: what to call it, and TensorFlow's side with it."""
-    model, config = sides.model, subject.folder.config
-    stated: dict[str, Any] = {
-        "activation": _ACTIVATIONS.get(str(config.get("hidden_act", "gelu"))),
-        "epsilon": config.get("layer_norm_eps"),
-        "heads": config.get("num_attention_heads"),
-    }
-    odd = {key: value for key, value in stated.items() if value not in (None, _of(model, key))}
-    if odd.get("heads") and not _divides(odd["heads"], tensors):
-        odd.pop("heads")
-    for key, value in odd.items():
-        yield key, _sentence(key, value, model), replace(model, **{key: value}), tensors
-    if len(odd) > 1:
-        text = "; ".join(_sentence(key, value, model) for key, value in odd.items())
-        yield " and ".join(odd), text, replace(model, **odd), tensors
-    for key, value in (
-        *(("activation", name) for name in dict.fromkeys(_ACTIVATIONS.values())),
-        *(("epsilon", value) for value in _EPSILONS),
-        *(("heads", n) for n in range(1, 65) if _divides(n, tensors)),
-        ("mask", "none"),
-        ("mask", "causal"),
-        ("segments", "first"),
-        ("segments", "none"),
-        *(("first_position", n) for n in (1, 2, -1)),
-    ):
-        if value != _of(model, key):
-            yield key, _sentence(key, value, model), replace(model, **{key: value}), tensors
-    # What a mapping may get wrong, which then calls every tensor equal to "its" variable.
-    for pair in (("query", "key"), ("key", "value"), ("query", "value"), ("gamma", "beta")):
-        text = f"the mapping takes {pair[0]} for {pair[1]}"
-        yield "mapping", text, model, _exchanged(tensors, *pair)
-    yield "mapping", "the mapping does not transpose square kernels", model, _transposed(tensors)
-
-
-def _of(model: Model, key: str) -> object:
-    value: object = getattr(model, key)
-    return value
-
-
-def _divides(heads: object, tensors: Mapping[str, Any]) -> bool:
-    hidden = tensors["bert/embeddings/word_embeddings"].shape[1]
-    return isinstance(heads, int) and 0 < heads <= hidden and hidden % heads == 0
-
-
-def _sentence(key: str, value: Any, model: Model) -> str:
-    gelu = {"tanh": "GELU by tanh", "erf": "GELU by erf", "pure tanh": "tanh"}
-    if key == "activation":
-        ours, theirs = (gelu.get(name, name) for name in (model.activation, value))
-        return f"OUT computes {theirs}, and modeling.py {ours}"
-    return {
-        "epsilon": f"OUT's LayerNorm epsilon is {value}, and modeling.py's {model.epsilon}",
-        "heads": f"OUT has {value} attention heads, and the checkpoint {model.heads}",
-        "mask": "OUT ignores the padding mask"
-        if value == "none"
-        else "OUT is a decoder: a token does not see those behind it",
-        "segments": "OUT takes every token for one of the first segment"
-        if value == "first"
-        else "OUT leaves out the segment (token type) embeddings",
-        "first_position": f"OUT counts positions from {value} on",
-    }[key]
-
-
-def _exchanged(tensors: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
-    swap = {one: other, other: one}
-    return {
-        name: tensors["/".join(swap.get(part, part) for part in name.split("/"))]
-        for name in tensors
-    }
-
-
-def _transposed(variables: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: array.T if name.endswith("/kernel") and array.shape[0] == array.shape[1] else array
-        for name, array in variables.items()
-    }
-
-
 def _pytorch_outputs(sides: Sides) -> "dict[str, Array]":
-    """What the folder computes of the last batch, which has padding and both segments."""
+    """What the folder computes of the last samples, which have padding and both segments."""
     import torch
 
     with torch.no_grad():
-        outputs, _ = torch_model.forward(sides.torch_float64, sides.batches[-1])
+        outputs, _ = torch_model.forward(sides.torch_float64, sides.reference, sides.samples[-1])
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
 def _explains(
-    sides: Sides, outputs: "Mapping[str, Array]", tensors: Mapping[str, Any], model: Model
+    sides: Sides, outputs: "Mapping[str, Array]", tensors: Mapping[str, Any], settings: Any
 ) -> bool:
     """Whether TensorFlow, with a mistake in it, computes what the folder does."""
-    for name, tensor in bert.forward(tensors, model, sides.batches[-1]).items():
+    computed = sides.reference.forward(tensors, settings, sides.samples[-1])
+    for name, tensor in computed.items():
         array = tensor.numpy()
         scale = float(abs(array).max(initial=0))
         if not relative(largest(array, outputs[name]), scale) <= SAME_FUNCTION:

@@ -1,9 +1,7 @@
-"""A model folder as it lies on disk: its config, its provenance, its tensors."""
+"""A model folder on disk: its config, its provenance, its tensors."""
 
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -11,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from ..errors import ParityError
-from ..layout import MODEL_FILES
+from ..errors import VerificationError
+from ..layout import CONFIG, PROVENANCE, SAFETENSORS, TORCH
 from ..prepare import SourceFile
-from ..storage.files import Progress
-from ..storage.urls import shown
+from ..text import joined
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
-
-SAFETENSORS = "model.safetensors"
-TORCH = "pytorch_model.bin"
 
 
 class Origin(Struct, frozen=True):
@@ -36,7 +30,7 @@ class Origin(Struct, frozen=True):
 
 
 class Provenance(Struct, frozen=True):
-    """What conversion.json says of a conversion, as far as a checkpoint can be held against it."""
+    """The parts of conversion.json that can be checked against a checkpoint."""
 
     mapping: dict[str, str]
     sources: list[SourceFile]
@@ -53,7 +47,9 @@ class ModelFolder(Struct, frozen=True):
     path: Path
     config: dict[str, Any]
     provenance: Provenance | None
-    files: dict[str, "Mapping[str, Array]"]  # the tensors of each weights file, read when asked for
+    files: dict[
+        str, "Mapping[str, Array]"
+    ]  # the tensors of each weights file, read when they are asked for
     notes: list[str]
 
     @property
@@ -62,38 +58,21 @@ class ModelFolder(Struct, frozen=True):
         return next(iter(self.files.values()))
 
 
-@contextmanager
-def downloaded(url: str, progress: Progress | None = None) -> Iterator[Path]:
-    """A model folder afar, for the time that it is needed on disk.
-
-    Raises:
-        CheckpointError: it can't be fetched.
-        ParityError: there is none, or whoever uses it raises that.
-    """
-    from ..storage.remote import download
-
-    with tempfile.TemporaryDirectory(prefix="bertconvert-") as folder:
-        if not download(url, MODEL_FILES, Path(folder), progress):
-            raise ParityError(f"{shown(url)} is not there, or holds no model")
-        try:
-            yield Path(folder)
-        except ParityError as error:
-            raise ParityError(str(error).replace(folder, shown(url))) from error
-
-
 def open_folder(path: Path) -> ModelFolder:
     """Open a model folder; no tensor is read yet, but for those of a torch file.
 
     Raises:
-        ParityError: there is no such folder, or a file that it must have is missing or damaged.
+        VerificationError: the folder does not exist, or a file is missing or damaged.
     """
     if not path.is_dir():
-        raise ParityError(f"{path} is {'no folder' if path.exists() else 'not there'}")
+        raise VerificationError(
+            f"{path} {'is not a folder' if path.exists() else 'does not exist'}"
+        )
     notes: list[str] = []
-    config = _json(path / "config.json", dict[str, Any])
+    config = _json(path / CONFIG, dict[str, Any])
     provenance = None
-    if (path / "conversion.json").exists():
-        provenance = _json(path / "conversion.json", Provenance)
+    if (path / PROVENANCE).exists():
+        provenance = _json(path / PROVENANCE, Provenance)
     return ModelFolder(path, config, provenance, _weights(path, notes), notes)
 
 
@@ -106,22 +85,21 @@ def _weights(path: Path, notes: list[str]) -> "dict[str, Mapping[str, Array]]":
             files[TORCH] = _torch_tensors(path / TORCH)
         except ImportError as error:
             if not files:
-                raise ParityError(
-                    f"{path / TORCH} needs torch to be read, which can't be imported ({error});"
-                    " `pip install bertconvert[torch]` brings it"
+                raise VerificationError(
+                    f"reading {path / TORCH} needs torch, which can't be imported ({error})."
+                    " Install it: pip install 'bertconvert[torch]'"
                 ) from error
-            notes.append(f"{TORCH} was not read: that needs `pip install bertconvert[torch]`")
+            notes.append(f"{TORCH} was not read: it needs pip install 'bertconvert[torch]'")
     if not files:
-        lying = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
-        raise ParityError(
-            f"{path} holds neither {SAFETENSORS} nor {TORCH}. There is {lying}."
-            " A model in several files is not read"
+        raise VerificationError(
+            f"{path} has neither {SAFETENSORS} nor {TORCH}. {_contents(path)} Weights that"
+            " are split into several files are not supported."
         )
     return files
 
 
 class _SafeTensors(Mapping[str, "Array"]):
-    """The tensors of a safetensors file, each read anew whenever it is asked for."""
+    """The tensors of a safetensors file, read each time they are asked for."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
@@ -130,7 +108,9 @@ class _SafeTensors(Mapping[str, "Array"]):
         try:
             self._file = opener(path, "np")
         except (OSError, SafetensorError) as error:
-            raise ParityError(f"{path} is damaged, or no safetensors file: {error}") from error
+            raise VerificationError(
+                f"{path} is damaged or not a safetensors file: {error}"
+            ) from error
         self._path = path
         self._names = set(self._file.keys())
 
@@ -141,7 +121,7 @@ class _SafeTensors(Mapping[str, "Array"]):
         try:
             array = self._file.get_tensor(name)
         except Exception as error:  # a dtype that numpy has no name for
-            raise ParityError(f"{self._path}: {name} can't be read: {error}") from error
+            raise VerificationError(f"{self._path}: {name} can't be read: {error}") from error
         return array
 
     def __contains__(self, name: object) -> bool:
@@ -163,11 +143,13 @@ def _torch_tensors(path: Path) -> "dict[str, Array]":
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).strip().partition("\n")[0]
-        raise ParityError(
-            f"{path} holds more than tensors, or is damaged, and was not loaded: {first}"
+        raise VerificationError(
+            f"{path} was not loaded: it is damaged, or has more than tensors in it: {first}"
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ParityError(f"{path} is no state dict: it holds something else than named tensors")
+        raise VerificationError(
+            f"{path} is not a state dict: not everything in it is a named tensor"
+        )
     return {
         name: tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         if tensor.dtype == torch.bfloat16
@@ -176,11 +158,15 @@ def _torch_tensors(path: Path) -> "dict[str, Array]":
     }
 
 
+def _contents(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    return f"The folder has: {joined(names, 8)}." if names else "The folder is empty."
+
+
 def _json(path: Path, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
-        lying = ", ".join(sorted(file.name for file in path.parent.iterdir())[:8]) or "nothing"
-        raise ParityError(f"{path} is missing. There is {lying}") from None
+        raise VerificationError(f"{path} is missing. {_contents(path.parent)}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ParityError(f"{path} can't be read: {error}") from error
+        raise VerificationError(f"{path} can't be read: {error}") from error

@@ -1,18 +1,19 @@
-"""Level outputs: both sides compute the same function, and float32 is as accurate on both."""
+"""Level outputs: both sides compute the same function, and are as accurate in float32."""
 
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from ..models import bert
-from ..models.bert import Model
+from ..models.backend import tensorflow
+from ..models.reference import Architecture, Reference, Samples
+from ..plan import Plan
+from ..prepare import Prepared
+from ..text import joined
 from . import torch_model
-from .metadata import expected_activation, expected_heads
-from .samples import Batch
-from .subject import Subject
+from .model_folder import ModelFolder
+from .tensorflow_reader import read_variables
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -29,83 +30,97 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-OTHER_ACTIVATION = {"tanh": "erf", "erf": "tanh"}
+
+_MOST_SHOWN = 5
 
 
 class Sides(Struct, frozen=True):
     """Everything that both forward passes need."""
 
-    variables: dict[str, Any]  # the checkpoint's as numpy arrays, by Google's names
-    names: dict[str, str]  # Google's names -> the checkpoint's
-    model: Model
+    reference: Reference
+    settings: Any  # of the reference
+    variables: dict[str, Any]  # the checkpoint's as numpy arrays, by their original names
     torch_float64: Any
-    made_up: list[str]  # tensors that transformers filled with random numbers
-    batches: list[Batch]
+    random: list[str]  # tensors that transformers initialized randomly
+    samples: list[Samples]
 
 
-def open_sides(subject: Subject, matches: list[Match], batches: list[Batch]) -> Sides:
+def role_sizes(prepared: Prepared) -> dict[str, int]:
+    """The sizes by the mapping's roles."""
+    roles, sizes = prepared.mapping.roles, prepared.plan.sizes
+    named = {role: getattr(roles, role) for role in roles.__struct_fields__}
+    return {role: sizes[symbol] for role, symbol in named.items() if symbol in sizes}
+
+
+def open_sides(
+    prepared: Prepared,
+    folder: ModelFolder,
+    reference: Reference,
+    matches: list[Match],
+    samples: list[Samples],
+) -> Sides:
     """Load the checkpoint with TensorFlow, and the folder with transformers in float64.
 
-    Where the folder's tensors are casts, TensorFlow's variables are cast alike: what is proved is
-    then that the folder computes what the cast weights do.
+    If the folder's tensors are casts, TensorFlow's variables are cast too: the proof is then that
+    the folder computes the function of the cast weights.
 
     Raises:
-        ParityError: one of them can't be loaded.
+        VerificationError: one of them can't be loaded.
     """
-    groups = {match.group for match in matches} - {"encoder"}
-    if subject.architecture.head == "token":
-        groups = groups - {"classifier"} | {"token"}
-    google, _ = expected_activation(subject)
-    chosen = "erf" if subject.options.activation == "erf" else "tanh"
-    functions = {"gelu": chosen, "tanh": "pure tanh", "": "linear"}
-    heads = expected_heads(subject)
-    model = Model(
-        layers=bert.count_layers(subject.checkpoint, subject.scope),
-        heads=heads or 1,
-        groups=tuple(group for group in bert.GROUPS if group in groups),
-        activation=functions.get(google, google),
+    plan = prepared.plan
+    settings = reference.settings(
+        Architecture(
+            sizes=role_sizes(prepared),
+            groups=plan.groups,
+            head=plan.architecture.head,
+            activation=plan.activation[0],
+            form=prepared.options.activation,
+        )
     )
-    names = bert.find_variables(bert.variable_names(model), subject.checkpoint, subject.scope)
-    variables = bert.read_variables(subject.checkpoint, names)
-    casts = {match.variable: match.dtype for match in matches if match.cast}
-    for name, own in names.items():
-        if own in casts:
-            variables[name] = cast(variables[name], casts[own])
-    torch_float64, made_up = torch_model.load_model(
-        subject.folder.path, subject.architecture.name, "float64", "pooler" in groups
-    )
-    return Sides(variables, names, model, torch_float64, made_up, batches)
+    names = {entry.name: entry.variable for entry in plan.entries}
+    variables = read_variables(prepared.checkpoint, names)
+    for match in matches:
+        if match.cast:
+            variables[match.name] = cast(variables[match.name], match.dtype)
+    torch_float64, random = _load(folder, plan, reference, "float64")
+    return Sides(reference, settings, variables, torch_float64, random, samples)
 
 
-def prove_outputs(subject: Subject, sides: Sides) -> tuple[list[Check], list[Output]]:
+def _load(
+    folder: ModelFolder, plan: Plan, reference: Reference, dtype: str
+) -> tuple[Any, list[str]]:
+    name = plan.architecture.name
+    return torch_model.load_model(folder.path, name, reference, plan.groups, dtype)
+
+
+def prove_outputs(
+    prepared: Prepared, folder: ModelFolder, sides: Sides
+) -> tuple[list[Check], list[Output]]:
     """Compare embeddings, every layer, the pooled output and the logits of every head.
 
-    Every position is compared, padded ones too: both sides define them alike, as attention leaves
-    padding out of the keys alone.
+    Every position is compared, padded ones too: both sides define them alike, because attention
+    masks padding only in the keys.
 
     Args:
-        subject: the two sides on disk.
-        sides: the two sides, loaded.
+        prepared: the checkpoint and its plan.
+        folder: the model folder.
+        sides: both, loaded.
 
     Raises:
-        ParityError: transformers can't load the folder in float32.
+        VerificationError: transformers can't load the folder in float32.
     """
     import torch
 
-    torch_float32, _ = torch_model.load_model(
-        subject.folder.path,
-        subject.architecture.name,
-        "float32",
-        "pooler" in sides.model.groups,
-    )
+    reference = sides.reference
+    torch_float32, _ = _load(folder, prepared.plan, reference, "float32")
     tables: dict[str, _Errors] = {}
     exact, single = as_tensors(sides.variables, "float64"), as_tensors(sides.variables, "float32")
-    for batch in sides.batches:
-        tf64 = bert.forward(exact, sides.model, batch)
-        tf32 = bert.forward(single, sides.model, batch)
+    for samples in sides.samples:
+        tf64 = reference.forward(exact, sides.settings, samples)
+        tf32 = reference.forward(single, sides.settings, samples)
         with torch.no_grad():
-            pt64, _ = torch_model.forward(sides.torch_float64, batch)
-            pt32, _ = torch_model.forward(torch_float32, batch)
+            pt64, _ = torch_model.forward(sides.torch_float64, reference, samples)
+            pt32, _ = torch_model.forward(torch_float32, reference, samples)
         for name in tf64:
             arrays = [side[name].numpy() for side in (tf64, pt64, tf32, pt32)]
             tables[name] = tables.get(name, _Errors()).with_batch(*arrays)
@@ -114,29 +129,29 @@ def prove_outputs(subject: Subject, sides: Sides) -> tuple[list[Check], list[Out
 
 
 def activation_verdict(sides: Sides) -> Activation | None:
-    """What the other form of GELU would cost, for a model that has one."""
-    other = OTHER_ACTIVATION.get(sides.model.activation)
+    """How much the other form of the activation would change, for a model that has one."""
+    other = sides.reference.other_activation(sides.settings)
     if other is None:
         return None
-    changed = replace(sides.model, activation=other)
     variables = as_tensors(sides.variables, "float64")
-    batch = sides.batches[-1]
-    ours = bert.forward(variables, sides.model, batch)
-    theirs = bert.forward(variables, changed, batch)
+    samples = sides.samples[-1]
+    ours = sides.reference.forward(variables, sides.settings, samples)
+    theirs = sides.reference.forward(variables, other, samples)
     costs = {name: largest(ours[name].numpy(), theirs[name].numpy()) for name in ours}
     logits = {name: cost for name, cost in costs.items() if name.endswith("logits")} or costs
     where = max(logits, key=lambda name: logits[name])
-    return Activation(sides.model.activation, other, logits[where], where)
+    words = sides.reference.activation_words
+    return Activation(words(sides.settings), words(other), logits[where], where)
 
 
 def as_tensors(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Numpy arrays as TensorFlow's tensors of a dtype."""
-    tf = bert.tensorflow()
+    tf = tensorflow()
     return {name: tf.constant(cast(array, dtype)) for name, array in variables.items()}
 
 
 def cast(array: "Array", dtype: str) -> "Array":
-    """An array in another dtype, `bfloat16` among them."""
+    """An array in another dtype, which may be `bfloat16`."""
     import ml_dtypes
     import numpy as np
 
@@ -146,7 +161,7 @@ def cast(array: "Array", dtype: str) -> "Array":
 
 
 def largest(one: "Array", other: "Array") -> float:
-    """The largest difference; infinite where NaN or infinity do not stand at the same places."""
+    """The largest difference; infinite if NaN or infinity are not at the same places."""
     import numpy as np
 
     finite = np.isfinite(one) & np.isfinite(other)
@@ -200,12 +215,12 @@ def _checks(outputs: list[Output]) -> list[Check]:
         first = differ[0]
         found = f"{first.tensor} is the first that differs, by {first.relative:.1e} of its scale"
     else:
-        found = f"they differ by {worst.relative:.1e} of the scale at most, in {worst.tensor}"
+        found = f"differ by at most {worst.relative:.1e} of the scale, in {worst.tensor}"
     checks = [Check("outputs", "float64", not differ, f"{found} {bound}")]
     coarse = [output for output in outputs if not output.as_accurate]
     worst = max(outputs, key=lambda output: output.pytorch_error / (output.float32_bound or 1))
     found = (
-        f"PyTorch's error is {worst.ratio:.3g} times TensorFlow's at most, in {worst.tensor}"
+        f"PyTorch's error is at most {worst.ratio:.3g} times TensorFlow's, in {worst.tensor}"
         f" (bound {ACCURACY_RATIO}, or {ACCURACY_ULPS} ULP)"
     )
     checks.append(Check("outputs", "float32", not coarse, found))
@@ -220,10 +235,6 @@ def _checks(outputs: list[Output]) -> list[Check]:
 
 
 def _loaded(sides: Sides) -> Check:
-    made_up = ", ".join(sides.made_up[:5])
-    return Check(
-        "outputs",
-        "loading",
-        not sides.made_up,
-        f"transformers fills with random numbers: {made_up}" if made_up else "nothing is made up",
-    )
+    random = joined(sides.random, _MOST_SHOWN)
+    text = f"transformers initialized randomly: {random}" if random else "every tensor was found"
+    return Check("outputs", "loading", not sides.random, text)

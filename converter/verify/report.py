@@ -1,6 +1,5 @@
-"""A verdict in four forms: lines for a terminal, JSON, JUnit, and a page with pictures."""
+"""A verdict in four forms: lines for a terminal, JSON, JUnit, and an HTML page with pictures."""
 
-import html
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ... import __version__
-from ..errors import ParityError
+from ..errors import VerificationError
 from ..fold import fold
 from .verdict import (
     ACCURACY_RATIO,
@@ -22,11 +21,10 @@ from .verdict import (
 )
 
 _MEANING = {
-    "weights": "every tensor is its variable, and nothing is left over",
+    "weights": "every tensor is its variable, and nothing is missing or left over",
     "outputs": "both compute the same function",
     "gradients": "both train alike",
 }
-_ACTIVATION = {"tanh": "GELU by tanh", "erf": "GELU by erf"}
 _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 
 
@@ -38,7 +36,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
         checks = verdict.at(level)
         passed = verdict.passed_at(level)
         yield ""
-        word = f"same: {_MEANING[level]}" if passed else "DIFFERENT" if checks else "NOT RUN"
+        word = f"same, {_MEANING[level]}" if passed else "DIFFERENT" if checks else "NOT RUN"
         yield f"{level}: {word}"
         for check in checks:
             yield from _wrapped(f"  {'ok' if check.passed else 'NO'}  {check.name}: {check.detail}")
@@ -51,9 +49,12 @@ def lines(verdict: Verdict) -> Iterator[str]:
     for note in verdict.notes:
         yield from _wrapped(f"note: {note}")
     if verdict.passed:
-        yield f"PASS: OUT is the checkpoint, at level {verdict.level}."
+        yield (
+            f"PASS: all {len(verdict.matches):,} tensors and the metadata match the checkpoint"
+            f" (level {verdict.level})"
+        )
         return
-    yield "FAIL: OUT is not the checkpoint."
+    yield "FAIL: OUT differs from the checkpoint"
     if verdict.first_tensor:
         yield f"  the first tensor that differs: {verdict.first_tensor}"
     if verdict.first_output:
@@ -64,34 +65,38 @@ def lines(verdict: Verdict) -> Iterator[str]:
         more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
         yield from _wrapped(f"  {cause.kind}: {names}{more}: {cause.text}")
     if not verdict.causes and (verdict.first_tensor or verdict.first_output):
-        yield "  no cause was recognised"
+        yield "  no known cause was recognized"
 
 
 def activation_sentence(verdict: Verdict) -> str:
-    """What the activation is, and what the other form would cost."""
+    """What the activation is, and how much the other form would change."""
     found = verdict.activation
     if found is None:
         return ""
-    return (
-        f"{_ACTIVATION[found.matches]} matches; {_ACTIVATION[found.other]} would move"
-        f" {found.where} by {found.cost:.1e}"
-    )
+    return f"{found.matches} matches; {found.other} would move {found.where} by {found.cost:.1e}"
 
 
 def card_sentence(verdict: Verdict) -> str:
     """A verdict that passed, for a model card: the bounds, and no figure of one machine."""
-    parts = ["every tensor is its variable bit for bit, and every variable is accounted for"]
-    if any(match.cast for match in verdict.matches):
-        parts = ["every tensor is the cast of its variable, and every variable is accounted for"]
+    equal = "the cast of its variable" if any(m.cast for m in verdict.matches) else "its variable"
+    bits = "" if any(m.cast for m in verdict.matches) else ", bit for bit"
+    parts = [f"every tensor is {equal}{bits}, and every variable is accounted for"]
     if verdict.level != "weights":
         parts.append(
             "TensorFlow and transformers compute the same function, within"
-            f" {SAME_FUNCTION:.0e} in float64, and in float32 with errors alike, on"
-            f" {verdict.samples} seeded sequences"
+            f" {SAME_FUNCTION:.0e} in float64 and with errors alike in float32, on"
+            f" {sequences_text(verdict)}"
         )
     if verdict.level == "gradients":
         parts.append(f"all gradients agree within {SAME_GRADIENT:.0e}")
     return f"Verified before it was published: {'; '.join(parts)}."
+
+
+def sequences_text(verdict: Verdict) -> str:
+    """Which sequences went through both models."""
+    if verdict.text is not None:
+        return f"{verdict.text.lines:,} lines of {verdict.text.name}"
+    return f"{verdict.samples:,} seeded sequences (seed {verdict.seed})"
 
 
 def to_json(verdict: Verdict) -> bytes:
@@ -124,54 +129,60 @@ def to_json(verdict: Verdict) -> bytes:
 
 
 def to_junit(verdict: Verdict) -> bytes:
-    """JUnit XML: a suite for each level, a case for each check, output and parameter."""
-    suites = []
+    """JUnit XML: a suite for each level, a case for each check, tensor, output and parameter."""
+    from xml.etree import ElementTree
+
+    root = ElementTree.Element("testsuites")
     for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
         cases = [(check.name, check.passed, check.detail) for check in verdict.at(level)]
-        if level == "weights":
-            cases += [(m.tensor, m.same, f"is not {m.variable}") for m in verdict.matches]
-        elif level == "outputs":
-            cases += [
-                (o.tensor, o.same_function and o.as_accurate, _output_sentence(o))
-                for o in verdict.outputs
-            ]
-        else:
-            cases += [
-                (g.tensor, g.passed, f"differs by {g.relative:.1e}") for g in verdict.gradients
-            ]
+        cases += list(_cases(verdict, level))
         failures = sum(not passed for _, passed, _ in cases)
-        suites.append(
-            f'<testsuite name="bertconvert verify: {level}" tests="{len(cases)}"'
-            f' failures="{failures}" errors="0">'
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=f"bertconvert verify: {level}",
+            tests=str(len(cases)),
+            failures=str(failures),
+            errors="0",
         )
         for name, passed, detail in cases:
-            case = f'<testcase classname="{level}" name={_attribute(name)}'
-            failure = f"<failure message={_attribute(detail)}/>"
-            suites.append(f"{case}/>" if passed else f"{case}>{failure}</testcase>")
-        suites.append("</testsuite>")
-    text = "\n".join(['<?xml version="1.0" encoding="utf-8"?>', "<testsuites>", *suites])
-    return f"{text}\n</testsuites>\n".encode()
+            case = ElementTree.SubElement(suite, "testcase", classname=level, name=_plain(name))
+            if not passed:
+                ElementTree.SubElement(case, "failure", message=_plain(detail))
+    ElementTree.indent(root)
+    return bytes(ElementTree.tostring(root, "utf-8", xml_declaration=True)) + b"\n"
 
 
-def _attribute(text: str) -> str:
-    """A quoted XML attribute; names in a checkpoint may hold what XML does not allow at all."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return f'"{html.escape(shown)}"'
+def _cases(verdict: Verdict, level: str) -> Iterator[tuple[str, bool, str]]:
+    """The tensors, outputs or parameters of a level: name, whether it passed, and why not."""
+    if level == "weights":
+        yield from ((m.tensor, m.same, f"differs from {m.variable}") for m in verdict.matches)
+    elif level == "outputs":
+        for output in verdict.outputs:
+            passed = output.same_function and output.as_accurate
+            yield output.tensor, passed, _output_sentence(output)
+    else:
+        yield from ((g.tensor, g.passed, f"differs by {g.relative:.1e}") for g in verdict.gradients)
+
+
+def _plain(text: str) -> str:
+    """Text for an XML attribute: names in a checkpoint may hold characters that XML forbids."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def to_html(verdict: Verdict) -> bytes:
-    """One page that needs nothing else: tables, pictures (SVG), and the ledger, searchable.
+    """One page that needs no other file: tables, pictures (SVG), and a searchable list of tensors.
 
     Raises:
-        ParityError: jinja2 or matplotlib is not installed.
+        VerificationError: jinja2 or matplotlib is not installed.
     """
     try:
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ParityError(
-            f"--html needs jinja2 and matplotlib, and {error.name} can't be imported;"
-            " `pip install bertconvert[verify]` brings them"
+        raise VerificationError(
+            f"--html needs jinja2 and matplotlib, and {error.name} can't be imported. Install them:"
+            " pip install 'bertconvert[verify]'"
         ) from error
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -183,6 +194,7 @@ def to_html(verdict: Verdict) -> bytes:
         levels=LEVELS[: LEVELS.index(verdict.level) + 1],
         meaning=_MEANING,
         activation=activation_sentence(verdict),
+        sequences=sequences_text(verdict),
         errors=_errors_picture(verdict) if verdict.outputs else "",
         gradients=_gradients_picture(verdict) if verdict.gradients else "",
         bounds={
@@ -301,7 +313,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     import matplotlib
 
-    # Without the salt and the date, the same verdict would give other bytes every time.
+    # Without these, the same verdict would give other bytes every time.
     with matplotlib.rc_context({"svg.hashsalt": "bertconvert", "svg.fonttype": "none"}):
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})

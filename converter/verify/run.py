@@ -1,36 +1,40 @@
-"""The proof that a model folder is the checkpoint that it was made of."""
+"""The proof that a model folder is the checkpoint that it was made from."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import ParityError
-from ..options import DEFAULTS, Options
-from ..storage.files import Progress, is_url
-from ..storage.urls import shown
-from .metadata import prove_agreement
-from .model_folder import downloaded
-from .subject import Subject, open_subject
-from .verdict import LEVELS, Activation, Cause, Check, Gradient, Match, Output, Verdict
+from ..errors import VerificationError
+from ..layout import MODEL_FILES
+from ..mapping import builtin_mappings
+from ..options import DEFAULTS, Options, make_options
+from ..prepare import Prepared, prepare
+from ..storage.files import Progress
+from ..storage.location import parse_location
+from .metadata import prove_metadata
+from .model_folder import ModelFolder, open_folder
+from .verdict import LEVELS, Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import prove_weights
 
 if TYPE_CHECKING:
-    from .samples import Batch
+    from ..models.reference import Reference, Samples
 
-__all__ = ["LEVELS", "Verdict", "highest_level", "missing_extras", "prover", "verify"]
+SAMPLES = 8
+"""The number of sequences that go through both models, unless the caller says otherwise."""
 
 _EXTRAS = ("tensorflow", "torch", "transformers")
 
 
 def missing_extras(level: str, html: bool = False) -> list[str]:
-    """The packages of `bertconvert[verify]` that a level, or the page, needs and that are missing.
+    """The packages of `bertconvert[verify]` that a level, or the HTML page, needs and lacks.
 
-    Nothing is imported for it.
+    Imports nothing.
     """
     needed = [*(_EXTRAS if level != "weights" else ()), *(("jinja2", "matplotlib") if html else ())]
     return [name for name in needed if find_spec(name) is None]
@@ -44,109 +48,131 @@ def highest_level() -> str:
 def verify(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    options: Options = DEFAULTS,
     *,
     level: str | None = None,
-    options: Options = DEFAULTS,
-    samples: int = 8,
+    samples: int = SAMPLES,
     seed: int = 0,
     text: Path | None = None,
     progress: Progress | None = None,
+    **changes: Any,
 ) -> Verdict:
     """Prove that a model folder is a checkpoint, or find the first thing that differs.
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
         out: the model folder, or its URL.
+        options: as for a conversion. Whatever is None is taken from OUT's provenance, or found.
         level: `weights`, `outputs` or `gradients`, each on top of those before it; by default the
-            highest that the installed packages allow.
-        options: what belongs to the checkpoint, as for a conversion; whatever is None is taken
-            from OUT's provenance, or found.
+            highest that the installed packages allow. A mapping without a reference is provable at
+            level weights only.
         samples: the number of sequences that go through both models.
         seed: of those sequences, and of the labels for the gradients.
         text: a file of UTF-8 text whose lines are the sequences, in place of seeded ones.
-        progress: told of the bytes of the weights that are done.
+        progress: told of the bytes of the weights that are compared.
+        **changes: single options, which go over `options`.
 
     Returns:
-        A verdict, passed or not: a difference is no error.
+        A verdict, passed or not: a difference is not an error.
 
     Raises:
         CheckpointError, MappingError, PlanError: as `prepare` raises them.
-        ParityError: OUT can't be opened, or a level can't be run on it.
+        VerificationError: OUT can't be opened, or a level can't be run on it.
+        ValueError: there is no such level.
+    """
+    level = checked_level(level)
+    options = make_options(changes, options)
+    location = parse_location(out)
+    with location.on_disk(MODEL_FILES, progress) as path_on_disk:
+        try:
+            folder = open_folder(path_on_disk)
+            prepared = prepare(path, _with_provenance(options, folder), progress=progress)
+            return _verify(prepared, folder, location.shown, level, samples, seed, text, progress)
+        except VerificationError as error:
+            shown = str(error).replace(str(path_on_disk), location.shown)
+            raise VerificationError(shown) from error
+
+
+def checked_level(level: str | None) -> str:
+    """The level, or the highest that the installed packages allow.
+
+    Raises:
         ValueError: there is no such level.
     """
     level = level or highest_level()
     if level not in LEVELS:
-        raise ValueError(f"there is no level {level!r}; there are {', '.join(LEVELS)}")
-    if is_url(os.fspath(out)):
-        with downloaded(os.fspath(out), progress) as folder:
-            verdict = verify(
-                path,
-                folder,
-                level=level,
-                options=options,
-                samples=samples,
-                seed=seed,
-                text=text,
-                progress=progress,
-            )
-        return replace(verdict, out=shown(os.fspath(out)))
-    subject = open_subject(path, Path(os.path.expanduser(out)), options, progress)
-    checks, matches, left_behind = prove_weights(subject, progress)
-    agreement, notes = prove_agreement(subject, matches)
-    checks += agreement
-    causes: list[Cause] = []
-    if not all(check.passed for check in checks):
-        from .diagnose import tensor_causes
+        raise ValueError(f"there is no level {level!r}; the levels are {', '.join(LEVELS)}")
+    return level
 
-        causes = tensor_causes(subject, matches)
-    ran = _Found([], [], None, [], [])
-    if level != "weights":
-        try:
-            ran = _run(subject, matches, level, samples, seed, text)
-        except ParityError as error:
-            ran = _Found([], [], None, [Check("outputs", "running", False, str(error))], [])
-    return Verdict(
-        checkpoint=subject.checkpoint.name,
-        out=str(out),
-        level=level,
-        architecture=subject.architecture.name,
-        seed=seed,
-        samples=samples,
-        checks=[*checks, *ran.checks],
-        matches=matches,
-        left_behind=left_behind,
-        outputs=ran.outputs,
-        gradients=ran.gradients,
-        activation=ran.activation,
-        causes=[*causes, *ran.causes],
-        first_tensor=next((match.tensor for match in matches if not match.same), ""),
-        first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
-        notes=[*subject.folder.notes, *notes],
-    )
+
+def verify_prepared(
+    prepared: Prepared, folder: Path, *, level: str | None = None, progress: Progress | None = None
+) -> Verdict:
+    """Prove that a model folder is what was prepared; nothing is opened again.
+
+    Args:
+        prepared: the checkpoint and its plan.
+        folder: the model folder.
+        level: as for `verify`.
+        progress: told of the bytes of the weights that are compared.
+
+    Raises:
+        CheckpointError: a variable can't be read.
+        VerificationError: the folder can't be opened, or a level can't be run on it.
+        ValueError: there is no such level.
+    """
+    level = checked_level(level)
+    return _verify(prepared, open_folder(folder), str(folder), level, SAMPLES, 0, None, progress)
 
 
 def prover(
-    path: str | os.PathLike[str], options: Options = DEFAULTS, level: str | None = None
-) -> Callable[[Path], str]:
+    level: str | None = None, progress: Progress | None = None
+) -> Callable[[Prepared, Path], str]:
     """What `convert` takes as `prove`: a folder that fails is not published.
 
-    Without a level, the proof goes as far as the installed packages allow. It gives a sentence for
-    the card, without figures, which differ from machine to machine; a failure raises ParityError
-    with the report.
-    """
+    It gives a sentence for the card, without figures, because those differ from machine to machine.
+    A failure raises VerificationError with the report.
 
-    def prove(folder: Path) -> str:
+    Args:
+        level: as for `verify`.
+        progress: told of the bytes of the weights that are compared.
+    """
+    checked_level(level)
+
+    def prove(prepared: Prepared, folder: Path) -> str:
         from .report import card_sentence, lines
 
-        verdict = verify(path, folder, level=level, options=options)
+        verdict = verify_prepared(prepared, folder, level=level, progress=progress)
         if not verdict.passed:
-            raise ParityError("\n".join([*lines(verdict), "Nothing was published."]))
+            raise VerificationError("\n".join([*lines(verdict), "Nothing was published."]))
         return card_sentence(verdict)
 
     return prove
 
 
-class _Found(Struct, frozen=True):
+def _with_provenance(options: Options, folder: ModelFolder) -> Options:
+    """The options, with what the folder tells in place of None."""
+    listed = folder.config.get("architectures")
+    if options.head is None:
+        if not isinstance(listed, list) or not listed or not isinstance(listed[0], str):
+            raise VerificationError(
+                f"{folder.path / 'config.json'} names no class in architectures; --head says which"
+                " head OUT has"
+            )
+        options = replace(options, head=listed[0])
+    provenance = folder.provenance
+    if provenance is None:
+        return options
+    name = provenance.mapping.get("name", "")
+    return replace(
+        options,
+        mapping=options.mapping or (name if name in builtin_mappings() else None),
+        scope=provenance.scope if options.scope is None else options.scope,
+        lower_case=provenance.do_lower_case if options.lower_case is None else options.lower_case,
+    )
+
+
+class _Ran(Struct, frozen=True):
     """What came of running both models."""
 
     outputs: list[Output]
@@ -156,65 +182,159 @@ class _Found(Struct, frozen=True):
     causes: list[Cause]
 
 
-def _run(
-    subject: Subject,
-    matches: list[Match],
+_NOT_RUN = _Ran([], [], None, [], [])
+
+
+def _verify(
+    prepared: Prepared,
+    folder: ModelFolder,
+    out: str,
     level: str,
     samples: int,
     seed: int,
     text: Path | None,
-) -> _Found:
+    progress: Progress | None,
+) -> Verdict:
+    mapping = prepared.mapping
+    notes = [*folder.notes]
+    if level != "weights" and not mapping.reference:
+        notes.append(
+            f"only level weights was run: the mapping {mapping.name} names no reference to compare"
+            " outputs with"
+        )
+        level = "weights"
+    checks, matches = prove_weights(prepared, folder, progress)
+    found, more = prove_metadata(prepared, folder, matches)
+    checks += found
+    notes += more
+    reference = _reference(prepared)
+    causes: list[Cause] = []
+    if not all(check.passed for check in checks):
+        from .diagnose import tensor_causes
+
+        causes = tensor_causes(prepared, folder, matches, reference.SWAPS if reference else {})
+    ran, sequences, used_text = _NOT_RUN, 0, None
+    if level != "weights" and reference is not None:
+        try:
+            inputs = _inputs(prepared, folder, samples, seed, text)
+            sequences, used_text = inputs.count, inputs.text
+            ran = _run(prepared, folder, reference, matches, inputs, level, seed)
+        except VerificationError as error:
+            ran = replace(_NOT_RUN, checks=[Check("outputs", "running", False, str(error))])
+    return Verdict(
+        checkpoint=prepared.checkpoint.name,
+        out=out,
+        level=level,
+        architecture=prepared.plan.architecture.name,
+        mapping=mapping.name,
+        seed=seed,
+        samples=sequences,
+        text=used_text,
+        checks=[*checks, *ran.checks],
+        matches=matches,
+        dropped=prepared.plan.dropped,
+        outputs=ran.outputs,
+        gradients=ran.gradients,
+        activation=ran.activation,
+        causes=[*causes, *ran.causes],
+        first_tensor=next((match.tensor for match in matches if not match.same), ""),
+        first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
+        notes=notes,
+    )
+
+
+def _reference(prepared: Prepared) -> "Reference | None":
+    if not prepared.mapping.reference:
+        return None
+    from ..models import load_reference
+
+    return load_reference(prepared.mapping.reference)
+
+
+class _Inputs(Struct, frozen=True):
+    """The sequences, and where they come from."""
+
+    samples: "list[Samples]"
+    checks: list[Check]
+    text: Text | None
+
+    @property
+    def count(self) -> int:
+        return sum(len(samples.input_ids) for samples in self.samples)
+
+
+def _inputs(
+    prepared: Prepared, folder: ModelFolder, samples: int, seed: int, text: Path | None
+) -> _Inputs:
+    from .outputs import role_sizes
+    from .samples import read_lines, seeded_samples, text_samples
+
+    sizes = role_sizes(prepared)
+    missing = {"vocabulary", "positions", "segments"} - sizes.keys()
+    if missing:
+        raise VerificationError(
+            f"the mapping {prepared.mapping.name} lacks the [roles] {', '.join(sorted(missing))},"
+            " which the sequences need"
+        )
+    pad_id = _pad_id(prepared)
+    if text is None:
+        made = seeded_samples(
+            samples,
+            seed,
+            vocab_size=sizes["vocabulary"],
+            positions=sizes["positions"],
+            segments=sizes["segments"],
+            vocabulary=prepared.vocabulary,
+            pad_id=pad_id,
+        )
+        return _Inputs(made, [], None)
+    lines = read_lines(text, samples)
+    made, differs = text_samples(
+        lines,
+        folder=folder.path,
+        tokenizer=prepared.mapping.tokenizer,
+        vocabulary=prepared.vocabulary,
+        do_lower_case=prepared.do_lower_case is not False,
+        positions=sizes["positions"],
+        pad_id=pad_id,
+    )
+    same = "both tokenizers give the same ids"
+    check = Check("outputs", "tokenizers", not differs, differs or same)
+    sha256 = hashlib.sha256(text.read_bytes()).hexdigest()
+    return _Inputs(made, [check], Text(text.name, sha256, len(lines)))
+
+
+def _pad_id(prepared: Prepared) -> int:
+    pad_id = prepared.plan.config.get("pad_token_id")
+    return pad_id if isinstance(pad_id, int) else 0
+
+
+def _run(
+    prepared: Prepared,
+    folder: ModelFolder,
+    reference: "Reference",
+    matches: list[Match],
+    inputs: _Inputs,
+    level: str,
+    seed: int,
+) -> _Ran:
     from .diagnose import gradient_causes, output_causes
     from .gradients import prove_gradients
     from .outputs import activation_verdict, open_sides, prove_outputs
 
-    batches, checks = _batches(subject, samples, seed, text)
-    sides = open_sides(subject, matches, batches)
-    found, outputs = prove_outputs(subject, sides)
-    checks += found
+    sides = open_sides(prepared, folder, reference, matches, inputs.samples)
+    checks, outputs = prove_outputs(prepared, folder, sides)
     gradients: list[Gradient] = []
     causes: list[Cause] = []
     first = next((output.tensor for output in outputs if not output.same_function), "")
     if first:
-        causes = output_causes(subject, sides, matches, first)
+        causes = output_causes(folder, sides, matches, first)
     if level == "gradients":
-        found, gradients = prove_gradients(sides, matches, seed)
+        pad_id, strip = _pad_id(prepared), prepared.plan.architecture.strip
+        found, gradients = prove_gradients(sides, matches, pad_id, strip, seed)
         checks += found
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]
         if wrong and not first:
-            causes = gradient_causes(sides, wrong[0])
+            causes = gradient_causes(sides, pad_id, wrong[0])
     activation = None if first else activation_verdict(sides)
-    return _Found(outputs, gradients, activation, checks, causes)
-
-
-def _batches(
-    subject: Subject, samples: int, seed: int, text: Path | None
-) -> "tuple[list[Batch], list[Check]]":
-    from .samples import seeded_batches, text_batches
-
-    def rows(table: str) -> int:
-        name = f"{subject.scope}bert/embeddings/{table}_embeddings"
-        if name not in subject.checkpoint:
-            raise ParityError(f"the checkpoint has no {name}; only --level weights can be proved")
-        return subject.checkpoint.variables[name].shape[0]
-
-    if text is None:
-        batches = seeded_batches(
-            samples,
-            seed,
-            vocab_size=rows("word"),
-            positions=rows("position"),
-            segments=rows("token_type"),
-            vocabulary=subject.vocabulary,
-        )
-        return batches, []
-    batches, differs = text_batches(
-        text,
-        samples,
-        folder=subject.folder.path,
-        vocabulary=subject.vocabulary,
-        do_lower_case=subject.do_lower_case is not False,
-        positions=rows("position"),
-    )
-    same = "both tokenizers give the same ids"
-    return batches, [Check("outputs", "tokenizers", not differs, differs or same)]
+    return _Ran(outputs, gradients, activation, [*inputs.checks, *checks], causes)

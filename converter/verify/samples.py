@@ -1,12 +1,12 @@
 """The sequences that go through both models."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
-
-from ..errors import ParityError
-from ..tokenizers import wordpiece_reference
+from ..errors import VerificationError
+from ..layout import TOKENIZER
+from ..models.reference import Samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,15 +18,7 @@ _SHORT = 64  # tokens: the longest of the ragged sequences
 _SPECIAL = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 
 
-class Batch(Struct, frozen=True):
-    """Sequences, padded to the longest of them: int32 [B, T] each, as modeling.py takes them."""
-
-    input_ids: "Array"
-    input_mask: "Array"  # 1 for a token, 0 for padding
-    segment_ids: "Array"
-
-
-def seeded_batches(
+def seeded_samples(
     samples: int,
     seed: int,
     *,
@@ -34,20 +26,20 @@ def seeded_batches(
     positions: int,
     segments: int,
     vocabulary: tuple[str, ...] | None,
-    pad_id: int = 0,
-) -> list[Batch]:
+    pad_id: int,
+) -> list[Samples]:
     """Sequences that no training set has, but that reach every part of the model.
 
-    Of every eight one has all positions, one has a single token, and the rest are ragged; two of
-    three are pairs, so that both segments are there. Tokens come from the whole
-    vocabulary, but [PAD], which no tokenizer puts among tokens and which PyTorch never trains
+    Of every eight sequences, one has all positions, one has a single token, and the rest are
+    ragged. Two of three are pairs, so that both segments occur. Tokens come from the whole
+    vocabulary except [PAD], which no tokenizer puts among tokens and which PyTorch never trains
     (`padding_idx`).
 
     Args:
         samples: how many sequences.
-        seed: of all that is drawn.
+        seed: of the random numbers.
         vocab_size, positions, segments: rows of the three embedding tables.
-        vocabulary: so that special tokens stand where they belong; None where there is none.
+        vocabulary: to put special tokens where they belong; None if there is none.
         pad_id: the id of [PAD].
     """
     import numpy as np
@@ -73,58 +65,69 @@ def seeded_batches(
     return batches
 
 
-def text_batches(
-    path: Path,
-    samples: int,
+def text_samples(
+    lines: list[str],
     *,
     folder: Path,
+    tokenizer: str,
     vocabulary: tuple[str, ...] | None,
     do_lower_case: bool,
     positions: int,
-    pad_id: int = 0,
-) -> tuple[list[Batch], str]:
-    """The first lines of a text, through Google's tokenizer and through the folder's.
+    pad_id: int,
+) -> tuple[list[Samples], str]:
+    """Lines of a text, through the original tokenizer and through the folder's.
 
     Args:
-        path: UTF-8 text; empty lines are skipped.
-        samples: how many lines are taken at most.
+        lines: the text.
         folder: the model folder, whose tokenizer transformers loads.
+        tokenizer: the mapping's kind of tokenizer.
         vocabulary: the checkpoint's.
-        do_lower_case: for Google's tokenizer.
+        do_lower_case: for the original tokenizer.
         positions: longer sequences are cut to it.
         pad_id: the id of [PAD].
 
     Returns:
-        Batches of Google's ids, and the first line for which the folder's differ; "" for none.
+        Samples with the original tokenizer's ids, and what differs in the first line for which the
+        folder's tokenizer gives other ids; "" if none does.
 
     Raises:
-        ParityError: there is no text, or no tokenizer.
+        VerificationError: a tokenizer is missing.
     """
+    if vocabulary is None or not tokenizer or not (folder / TOKENIZER).exists():
+        raise VerificationError(
+            "--text needs both tokenizers: a vocabulary next to the checkpoint (or --vocab), and"
+            f" {TOKENIZER} in OUT"
+        )
     from transformers import AutoTokenizer
 
+    original: Any = import_module(f"...tokenizers.{tokenizer}_reference", __name__)
+    loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows, differs = [], ""
+    for number, line in enumerate(lines, 1):
+        ids = original.encode(line, vocabulary, do_lower_case)[: positions - 2]
+        ids = [vocabulary.index("[CLS]"), *ids, vocabulary.index("[SEP]")]
+        other = loaded(line, truncation=True, max_length=positions)["input_ids"]
+        if ids != other and not differs:
+            differs = f"line {number}: {ids[:12]} by the original rules, {other[:12]} in OUT"
+        rows.append((ids, [0] * len(ids)))
+    chunks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
+    return [_padded(chunk, pad_id) for chunk in chunks], differs
+
+
+def read_lines(path: Path, most: int) -> list[str]:
+    """The first lines of a UTF-8 text that are not empty.
+
+    Raises:
+        VerificationError: it can't be read, or has no such line.
+    """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
-        raise ParityError(f"{path} is no UTF-8 text: {error}") from error
-    lines = list(filter(None, lines))[:samples]
+        raise VerificationError(f"{path} can't be read as UTF-8 text: {error}") from error
+    lines = list(filter(None, lines))[:most]
     if not lines:
-        raise ParityError(f"{path} holds no text")
-    if vocabulary is None or not (folder / "tokenizer.json").exists():
-        raise ParityError(
-            "--text needs the tokenizers of both sides: a vocab.txt beside the checkpoint (or"
-            " --vocab), and tokenizer.json in OUT"
-        )
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    rows, differs = [], ""
-    for number, line in enumerate(lines, 1):
-        google = wordpiece_reference.encode(line, vocabulary, do_lower_case)[: positions - 2]
-        google = [vocabulary.index("[CLS]"), *google, vocabulary.index("[SEP]")]
-        other = tokenizer(line, truncation=True, max_length=positions)["input_ids"]
-        if google != other and not differs:
-            differs = f"line {number}: {google[:12]} by Google's rules, {other[:12]} in OUT"
-        rows.append((google, [0] * len(google)))
-    chunks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
-    return [_padded(chunk, pad_id) for chunk in chunks], differs
+        raise VerificationError(f"{path} has no text")
+    return lines
 
 
 def _sequence(
@@ -144,7 +147,7 @@ def _sequence(
     return ids, [0] * split + [1] * (length - split)
 
 
-def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Samples:
     import numpy as np
 
     width = max(len(ids) for ids, _ in rows)
@@ -155,4 +158,4 @@ def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
         input_ids[row, : len(ids)] = ids
         input_mask[row, : len(ids)] = 1
         segment_ids[row, : len(ids)] = segments
-    return Batch(input_ids, input_mask, segment_ids)
+    return Samples(input_ids, input_mask, segment_ids)

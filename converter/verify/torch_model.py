@@ -1,89 +1,83 @@
-"""The folder in PyTorch, loaded by transformers the way a user does."""
+"""The model in PyTorch, loaded by transformers the way a user does."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import ParityError
-from .samples import Batch
-
-# What transformers calls its logits -> what `bert.forward` calls them.
-_LOGITS = {
-    "BertForPreTraining": {
-        "prediction_logits": "mlm_logits",
-        "seq_relationship_logits": "nsp_logits",
-    },
-    "BertForMaskedLM": {"logits": "mlm_logits"},
-    "BertForNextSentencePrediction": {"logits": "nsp_logits"},
-    "BertForSequenceClassification": {"logits": "logits"},
-    "BertForTokenClassification": {"logits": "logits"},
-    "BertForQuestionAnswering": {"start_logits": "start_logits", "end_logits": "end_logits"},
-    "BertModel": {},
-}
+from ..errors import VerificationError
+from ..models.reference import Reference, Samples
 
 
-def load_model(folder: Path, architecture: str, dtype: str, pooler: bool) -> tuple[Any, list[str]]:
-    """The model in evaluation mode, and what transformers made up because the folder lacks it.
+def load_model(
+    folder: Path, architecture: str, reference: Reference, groups: list[str], dtype: str
+) -> tuple[Any, list[str]]:
+    """Load a model folder in evaluation mode.
 
     Args:
         folder: the model folder.
         architecture: the class, as config.json names it.
+        reference: what the proof knows of the family.
+        groups: the mapping's groups that the folder has. A class without a pooler gets that of the
+            base class, which loads the same folder.
         dtype: `float64` or `float32`.
-        pooler: whether the folder has a pooler. A class without one then gets that of `BertModel`,
-            which loads the same folder.
+
+    Returns:
+        The model, and the names of the tensors that transformers initialized randomly because the
+        folder lacks them.
 
     Raises:
-        ParityError: transformers can't load it.
+        VerificationError: transformers can't load it.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
     import transformers
 
-    if architecture not in _LOGITS:
-        raise ParityError(f"there is no forward pass to compare a {architecture} with")
+    if architecture not in reference.OUTPUTS:
+        raise VerificationError(f"no forward pass is known to compare a {architecture} with")
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    def load(name: str, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+    def load(name: str) -> tuple[Any, dict[str, Any]]:
         try:
             loaded = getattr(transformers, name).from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
                 output_loading_info=True,
-                **arguments,
+                **reference.class_arguments(name, groups),
             )
-        except Exception as error:  # whatever it raises, it is the folder's fault
+        except Exception as error:  # whatever it raises, the folder caused it
             first = str(error).strip().partition("\n")[0]
-            raise ParityError(f"transformers can't load {folder}: {first}") from error
+            raise VerificationError(f"transformers can't load {folder}: {first}") from error
         model, info = loaded
         return model.eval(), info
 
-    bare = {} if architecture != "BertModel" or pooler else {"add_pooling_layer": False}
-    model, info = load(architecture, **bare)
-    made_up = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
-    if pooler and model.base_model.pooler is None:
-        base, info = load("BertModel")
-        made_up += [f"bert.{key}" for key in info["missing_keys"]]
+    model, info = load(architecture)
+    missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    if "pooler" in groups and getattr(model.base_model, "pooler", None) is None:
+        base, info = load(reference.BASE_CLASS)
+        missing += [f"{base.base_model_prefix}.{key}" for key in info["missing_keys"]]
         model.base_model.pooler = base.pooler
-    return model, sorted(made_up)
+    return model, sorted(missing)
 
 
-def forward(model: Any, batch: Batch, **labels: Any) -> tuple[dict[str, Any], Any]:
-    """The outputs by the names of `bert.forward`, and the loss where there are labels.
+def forward(
+    model: Any, reference: Reference, samples: Samples, **labels: Any
+) -> tuple[dict[str, Any], Any]:
+    """The outputs by the names of `Reference.forward`, and the loss if there are labels.
 
-    Everything is a torch tensor that can be differentiated.
+    Every output is a torch tensor that can be differentiated.
     """
     import torch
 
     pooled: list[Any] = []
-    pooler = model.base_model.pooler
+    pooler = getattr(model.base_model, "pooler", None)
     hook = pooler and pooler.register_forward_hook(lambda *args: pooled.append(args[-1]))
     try:
         outputs = model(
-            input_ids=torch.from_numpy(batch.input_ids).long(),
-            attention_mask=torch.from_numpy(batch.input_mask).long(),
-            token_type_ids=torch.from_numpy(batch.segment_ids).long(),
+            input_ids=torch.from_numpy(samples.input_ids).long(),
+            attention_mask=torch.from_numpy(samples.input_mask).long(),
+            token_type_ids=torch.from_numpy(samples.segment_ids).long(),
             output_hidden_states=True,
             **labels,
         )
@@ -95,5 +89,6 @@ def forward(model: Any, batch: Batch, **labels: Any) -> tuple[dict[str, Any], An
     named |= {f"layer_{number}": layer for number, layer in enumerate(layers)}
     if pooled:
         named["pooled"] = pooled[0]
-    named |= {own: outputs[name] for name, own in _LOGITS[type(model).__name__].items()}
+    classes = reference.OUTPUTS[type(model).__name__]
+    named |= {name: outputs[theirs] for theirs, name in classes.items()}
     return named, outputs.get("loss")

@@ -1,8 +1,10 @@
-"""What a proof finds: plain records, from which every report is made."""
+"""The findings of a proof: plain records, from which every report is made."""
 
 import math
 
 from msgspec import Struct
+
+from ..plan import Dropped
 
 LEVELS = ("weights", "outputs", "gradients")
 """What can be proved, each level on top of those before it."""
@@ -34,10 +36,11 @@ class Check(Struct, frozen=True):
 
 
 class Match(Struct, frozen=True):
-    """A tensor of the folder beside the variable that it must be."""
+    """A tensor of the folder and the variable that it must be."""
 
     tensor: str
-    variable: str  # "" where the mapping knows none
+    variable: str  # its name in the checkpoint
+    name: str  # its name in the original code
     group: str
     op: str  # what the mapping does to the variable
     shape: tuple[int, ...]  # as PyTorch holds it
@@ -45,13 +48,6 @@ class Match(Struct, frozen=True):
     cast: bool  # whether the variable has another dtype, so that the tensor must be its cast
     same: bool  # bit for bit
     nonfinite: int  # elements of the variable that are NaN or infinite
-
-
-class LeftBehind(Struct, frozen=True):
-    """A variable that no tensor comes from; without a reason, it is a fault."""
-
-    variable: str
-    reason: str
 
 
 class Output(Struct, frozen=True):
@@ -105,20 +101,28 @@ class Gradient(Struct, frozen=True):
 
 
 class Activation(Struct, frozen=True):
-    """Which function the folder's activation is, and what the other one would cost."""
+    """Which function the folder's activation is, and how much the other one would change."""
 
-    matches: str
-    other: str
+    matches: str  # in words
+    other: str  # in words
     cost: float  # the largest difference of any output, in float64
     where: str  # the output that has it
 
 
 class Cause(Struct, frozen=True):
-    """Why something differs, recognised by trying it."""
+    """Why something differs, recognized by trying it."""
 
     kind: str  # one of a few fixed words
     tensors: tuple[str, ...]  # that show it, in the order of the forward pass
     text: str
+
+
+class Text(Struct, frozen=True):
+    """The text whose lines were the sequences."""
+
+    name: str  # of the file
+    sha256: str
+    lines: int  # that were used
 
 
 class Verdict(Struct, frozen=True):
@@ -126,13 +130,15 @@ class Verdict(Struct, frozen=True):
 
     checkpoint: str
     out: str
-    level: str  # the highest that was asked for
+    level: str  # the highest that was run
     architecture: str
+    mapping: str
     seed: int
-    samples: int
+    samples: int  # sequences that were used; 0 at level weights
+    text: Text | None  # None for seeded sequences
     checks: list[Check]
     matches: list[Match]
-    left_behind: list[LeftBehind]
+    dropped: list[Dropped]
     outputs: list[Output]
     gradients: list[Gradient]
     activation: Activation | None

@@ -1,60 +1,73 @@
-"""Level weights: every tensor is its variable, bit for bit, and nothing is left over.
+"""Level weights: every tensor is its variable, bit for bit, and nothing is missing or left over.
 
-The mapping is read backwards, from tensor to variable, and the inverse transform is applied to the
-tensor, so that a mistake of the conversion is not made a second time here.
+The plan is read backwards, from tensor to variable, and the inverse transform is applied to the
+tensor, so that a mistake of the conversion is not repeated here.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..mapping import Pair
-from ..plan import FLOATS
+from ..plan import FLOATS, Entry
+from ..prepare import Prepared
 from ..storage.files import Progress
+from ..text import joined
 from ..transforms import TRANSFORMS
-from .subject import Subject, find
-from .verdict import Check, LeftBehind, Match
+from .model_folder import ModelFolder
+from .verdict import Check, Match
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+    Tensors = Mapping[str, Array]
 
 _MOST_SHOWN = 5
 
 
 def prove_weights(
-    subject: Subject, progress: Progress | None = None
-) -> tuple[list[Check], list[Match], list[LeftBehind]]:
+    prepared: Prepared, folder: ModelFolder, progress: Progress | None = None
+) -> tuple[list[Check], list[Match]]:
     """Compare every tensor with its variable, and account for all of both.
 
     Args:
-        subject: the two sides.
-        progress: told of the bytes that are done.
+        prepared: the checkpoint and its plan.
+        folder: the model folder.
+        progress: told of the bytes that are compared.
 
     Returns:
-        The checks; each tensor, in the order of the forward pass, of the file that transformers
-        prefers; and the variables that no tensor comes from.
+        The checks, and each tensor of the file that transformers prefers, in the order of the
+        forward pass.
 
     Raises:
         CheckpointError: a variable can't be read, or is damaged.
-        ParityError: a tensor can't be read.
+        VerificationError: a tensor can't be read.
     """
-    pairs = subject.pairs()
-    local = subject.local()
-    subject.checkpoint.fetch([name for pair in pairs if (name := find(pair, local))], progress)
-    ledgers = {}
+    plan = prepared.plan
+    prepared.checkpoint.fetch([entry.variable for entry in plan.entries], progress)
+    matches = {}
     checks = []
-    for file, tensors in subject.folder.files.items():
-        ledgers[file] = list(_matches(subject, pairs, tensors, progress))
-        checks += [_equal(file, ledgers[file]), _explained(subject, file, pairs, tensors)]
-        if subject.mapping.tie:
-            checks.append(_ties(subject, file, tensors))
-    matches = next(iter(ledgers.values()))
-    left = _left_behind(subject, matches)
-    checks.append(_accounted(matches, left))
-    if any(match.nonfinite for match in matches):
-        checks.append(_nonfinite(matches))
-    return checks, matches, left
+    for file, tensors in folder.files.items():
+        names = tensor_names(prepared, tensors)
+        matches[file] = list(_matches(prepared, names, tensors, progress))
+        checks += [_equal(file, matches[file]), _complete(prepared, file, names, tensors)]
+        if prepared.mapping.tie:
+            checks.append(_ties(prepared, file, tensors, folder.config))
+    found = next(iter(matches.values()))
+    checks.append(_accounted(prepared))
+    if any(match.nonfinite for match in found):
+        checks.append(_nonfinite(found))
+    return checks, found
+
+
+def tensor_names(prepared: Prepared, tensors: "Tensors") -> dict[str, Entry]:
+    """The tensors that a file must have -> where each comes from.
+
+    transformers loads the class without a head under both kinds of names: as it writes them, and
+    with the prefix that they have in a class with a head.
+    """
+    strip = prepared.plan.architecture.strip
+    prefixed = strip and any(name.startswith(strip) for name in tensors)
+    return {(strip if prefixed else "") + entry.tensor: entry for entry in prepared.plan.entries}
 
 
 def same_bits(tensor: "Array", variable: "Array", op: str) -> bool:
@@ -68,37 +81,37 @@ def same_bits(tensor: "Array", variable: "Array", op: str) -> bool:
     if back.shape != variable.shape:
         return False
     if back.dtype != variable.dtype:
-        with np.errstate(all="ignore"):  # what overflows shows in the comparison
+        with np.errstate(all="ignore"):  # an overflow shows in the comparison
             variable = variable.astype(back.dtype)
     bits = f"u{back.dtype.itemsize}"
     return bool(np.array_equal(back.view(bits), variable.view(bits)))
 
 
 def _matches(
-    subject: Subject,
-    pairs: list[Pair],
-    tensors: "Mapping[str, Array]",
+    prepared: Prepared,
+    names: Mapping[str, Entry],
+    tensors: "Tensors",
     progress: Progress | None,
 ) -> Iterator[Match]:
     import numpy as np
 
-    local = subject.local()
-    total = sum(subject.checkpoint.variables[v].nbytes for p in pairs if (v := find(p, local)))
+    variables = prepared.checkpoint.variables
+    total = sum(variables[entry.variable].nbytes for entry in names.values())
     done = 0
-    for pair in pairs:
-        name = find(pair, local)
-        if pair.tensor not in tensors or not name:
+    for name, entry in names.items():
+        if name not in tensors:
             continue
-        tensor, variable = tensors[pair.tensor], subject.checkpoint[name]
+        tensor, variable = tensors[name], prepared.checkpoint[entry.variable]
         yield Match(
-            tensor=pair.tensor,
-            variable=name,
-            group=pair.group,
-            op=pair.op,
+            tensor=name,
+            variable=entry.variable,
+            name=entry.name,
+            group=entry.group,
+            op=entry.op,
             shape=tensor.shape,
             dtype=str(tensor.dtype),
             cast=tensor.dtype != variable.dtype,
-            same=str(tensor.dtype) in FLOATS and same_bits(tensor, variable, pair.op),
+            same=str(tensor.dtype) in FLOATS and same_bits(tensor, variable, entry.op),
             nonfinite=int(variable.size - np.count_nonzero(np.isfinite(variable))),
         )
         done += variable.nbytes
@@ -107,120 +120,70 @@ def _matches(
 
 
 def _equal(file: str, matches: list[Match]) -> Check:
-    same = [match for match in matches if match.same]
+    differ = [match.tensor for match in matches if not match.same]
     casts = sorted({match.dtype for match in matches if match.cast})
-    what = f"equal the cast of their variables to {_and(casts)}" if casts else "equal bit for bit"
-    if len(same) == len(matches) and matches:
-        return Check("weights", file, True, f"{len(same):,} of {len(matches):,} tensors {what}")
-    other = [match.tensor for match in matches if not match.same]
-    return Check(
-        "weights",
-        file,
-        False,
-        f"{len(other):,} of {len(matches):,} tensors differ: {_some(other)}"
-        if matches
-        else "none of its tensors is one that the mapping knows",
-    )
+    if not matches:
+        text = "none of its tensors is one that the mapping knows"
+    elif differ:
+        shown = joined(differ, _MOST_SHOWN)
+        text = f"{len(differ):,} of {len(matches):,} tensors differ: {shown}"
+    else:
+        what = (
+            f"equal their variables cast to {joined(casts)}" if casts else "are equal bit for bit"
+        )
+        text = f"all {len(matches):,} tensors {what}"
+    return Check("weights", file, bool(matches) and not differ, text)
 
 
-def _explained(
-    subject: Subject, file: str, pairs: list[Pair], tensors: "Mapping[str, Array]"
+def _complete(
+    prepared: Prepared, file: str, names: Mapping[str, Entry], tensors: "Tensors"
 ) -> Check:
-    local = subject.local()
-    known = {pair.tensor for pair in pairs if find(pair, local)}
-    ties = {tie.pt for tie in subject.mapping.tie}
-    missing = [pair.tensor for pair in pairs if pair.tensor not in tensors]
-    unknown = [name for name in tensors if name not in known and name not in ties]
+    ties = {tie.pt for tie in prepared.mapping.tie}
+    missing = [name for name in names if name not in tensors]
+    unknown = [name for name in tensors if name not in names and name not in ties]
     parts = []
     if missing:
-        parts.append(f"lacks {_some(missing)}")
+        parts.append(f"missing: {joined(missing, _MOST_SHOWN)}")
     if unknown:
-        parts.append(f"holds what no variable explains: {_some(unknown)}")
-    return Check(
-        "weights",
-        f"tensors of {file}",
-        not parts,
-        "; ".join(parts) or f"all {len(tensors):,} have their variable, and none is missing",
-    )
+        parts.append(f"not from any variable: {joined(unknown, _MOST_SHOWN)}")
+    text = "; ".join(parts) or f"all {len(tensors):,} come from a variable, and none is missing"
+    return Check("weights", f"tensors of {file}", not parts, text)
 
 
-def _ties(subject: Subject, file: str, tensors: "Mapping[str, Array]") -> Check:
+def _ties(prepared: Prepared, file: str, tensors: "Tensors", config: Mapping[str, object]) -> Check:
     import numpy as np
 
-    ties = [tie for tie in subject.mapping.tie if tie.to in tensors]
+    def same(one: "Array", other: "Array") -> bool:
+        first, second = (np.ascontiguousarray(a).view(np.uint8) for a in (one, other))
+        return one.dtype == other.dtype and np.array_equal(first, second)
+
+    ties = [tie for tie in prepared.mapping.tie if tie.to in tensors]
     untied = [
-        f"{tie.pt} is there, and is not {tie.to}"
+        f"{tie.pt} exists and differs from {tie.to}"
         for tie in ties
-        if tie.pt in tensors
-        and not (
-            tensors[tie.pt].dtype == tensors[tie.to].dtype
-            and np.array_equal(
-                np.ascontiguousarray(tensors[tie.pt]).view(np.uint8),
-                np.ascontiguousarray(tensors[tie.to]).view(np.uint8),
-            )
-        )
+        if tie.pt in tensors and not same(tensors[tie.pt], tensors[tie.to])
     ]
-    if subject.folder.config.get("tie_word_embeddings", True) is not True and ties:
-        untied.append(f"config.json has tie_word_embeddings off, which unties {ties[0].pt}")
-    tied = [tie.pt for tie in ties if not tie.group or tie.group in subject.architecture.groups]
-    done = f"{_some(tied)}: the same tensor as TensorFlow's" if tied else "none in this class"
-    return Check("weights", f"ties of {file}", not untied, "; ".join(untied) or done)
+    if config.get("tie_word_embeddings", True) is not True and ties:
+        untied.append(f"config.json sets tie_word_embeddings to false, which unties {ties[0].pt}")
+    groups = prepared.plan.architecture.groups
+    tied = [tie.pt for tie in ties if not tie.group or tie.group in groups]
+    text = f"{joined(tied, _MOST_SHOWN)}: tied" if tied else "this class has none"
+    return Check("weights", f"ties of {file}", not untied, "; ".join(untied) or text)
 
 
-def _left_behind(subject: Subject, matches: list[Match]) -> list[LeftBehind]:
-    taken = {match.variable for match in matches}
-    local = subject.local()
-    every = subject.mapping.expand(subject.layers, [group.name for group in subject.mapping.group])
-    groups = {find(pair, local): pair.group for pair in every}
-    used = {*subject.architecture.groups, *subject.architecture.optional}
-    left = []
-    for name in subject.checkpoint:
-        if name in taken:
-            continue
-        reason = subject.mapping.why_dropped(name)
-        if reason is None and name in groups and groups[name] not in used:
-            reason = f"{groups[name]}: {subject.architecture.name} has none"
-        if reason is None and not name.startswith(subject.scope) and name not in groups:
-            reason = f"outside the scope {subject.scope}"
-        if reason is None and _of_another_model(name, subject):
-            reason = "of another model in the checkpoint"
-        left.append(LeftBehind(name, reason or ""))
-    return left
-
-
-def _of_another_model(name: str, subject: Subject) -> bool:
-    """Whether a variable lies in the scope of a model other than the one that OUT is."""
-    detect = subject.mapping.detects[0]
-    scopes = [
-        n.removesuffix(detect)
-        for n in subject.checkpoint
-        if n.endswith(f"/{detect}") or n == detect
-    ]
-    owners = [scope for scope in scopes if name.startswith(scope)]
-    return bool(owners) and max(owners, key=len) != subject.scope
-
-
-def _accounted(matches: list[Match], left: list[LeftBehind]) -> Check:
-    lost = [entry.variable for entry in left if not entry.reason]
-    mapped = f"{len(matches):,} mapped"
+def _accounted(prepared: Prepared) -> Check:
+    """Whether the plan accounts for every variable of the checkpoint."""
+    mapped = {entry.variable for entry in prepared.plan.entries}
+    dropped = {drop.variable for drop in prepared.plan.dropped}
+    lost = [name for name in prepared.checkpoint if name not in mapped and name not in dropped]
+    text = f"{len(mapped):,} mapped, {len(dropped):,} skipped for a reason"
     if lost:
-        return Check(
-            "weights", "variables", False, f"{mapped}; lost without a reason: {_some(lost)}"
-        )
-    return Check("weights", "variables", True, f"{mapped}, {len(left):,} left behind for a reason")
+        text += f"; not accounted for: {joined(lost, _MOST_SHOWN)}"
+    return Check("weights", "variables", not lost, text)
 
 
 def _nonfinite(matches: list[Match]) -> Check:
     found = [f"{match.variable} ({match.nonfinite:,})" for match in matches if match.nonfinite]
     same = all(match.same for match in matches if match.nonfinite)
     where = "at the same places on both sides" if same else "and the tensors differ there"
-    return Check("weights", "NaN or infinity", same, f"in {_some(found)}, {where}")
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - _MOST_SHOWN
-    return ", ".join(names[:_MOST_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(names)
+    return Check("weights", "NaN or infinity", same, f"in {joined(found, _MOST_SHOWN)}, {where}")

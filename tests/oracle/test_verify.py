@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bertconvert import Options, ParityError, convert
+from bertconvert import Options, VerificationError, convert
 from bertconvert.converter import mapping
 from bertconvert.converter.checkpoint import open_checkpoint
 from bertconvert.converter.models.bert import (
@@ -355,7 +355,7 @@ def test_a_torch_file_is_loaded_without_unpickling_anything_but_tensors(
             return (print, ("unpickled",))
 
     torch.save({"bert.pooler.dense.bias": Harm()}, tmp_path / "out" / "pytorch_model.bin")
-    with pytest.raises(ParityError, match="was not loaded"):
+    with pytest.raises(VerificationError, match="was not loaded"):
         verify(fixtures / "pretraining", tmp_path / "out", level="weights")
 
 

@@ -13,7 +13,7 @@ import pytest
 from bertconvert import (
     CheckpointError,
     OutputError,
-    ParityError,
+    VerificationError,
     convert,
     open_checkpoint,
     prepare,
@@ -212,9 +212,9 @@ class TestAModelAfar:
         assert ("notes.txt" in left) == force
 
     def test_is_not_begun_if_the_conversion_fails(self, memory: Any) -> None:
-        with pytest.raises(ParityError), published("memory://out/x", False) as stage:
+        with pytest.raises(VerificationError), published("memory://out/x", False) as stage:
             (stage / "config.json").write_bytes(b"{}")
-            raise ParityError("no")
+            raise VerificationError("no")
         assert memory.find("/") == []
 
     def test_is_tried_again(self, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +314,12 @@ class TestAModelAfar:
         assert (tmp_path / "c" / "family.json").read_bytes() == b"{}"
 
     def test_that_is_not_there_is_not_verified(self, memory: Any, fixtures: Path) -> None:
-        with pytest.raises(ParityError, match="memory://out/x is not there, or holds no model"):
+        with pytest.raises(
+            VerificationError, match="memory://out/x is not there, or holds no model"
+        ):
             prove(fixtures / "squad", "memory://out/x", level="weights")
         memory.pipe_file("/out/x/model.safetensors", b"x")
-        with pytest.raises(ParityError, match=r"^memory://out/x/config.json is missing"):
+        with pytest.raises(VerificationError, match=r"^memory://out/x/config.json is missing"):
             prove(fixtures / "squad", "memory://out/x", level="weights")
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import bertconvert.converter.convert as convert_module
 import bertconvert.converter.verify.run as run_module
-from bertconvert import Options, ParityError, convert
+from bertconvert import Options, VerificationError, convert
 from bertconvert.cli import cli
 from bertconvert.converter import mapping
 from bertconvert.converter.verify import verify
@@ -350,7 +350,7 @@ def test_a_folder_that_fails_is_not_published(
         edited(folder / "config.json", layer_norm_eps=1e-5)
         return run_module.prover(fixtures / "pretraining")(folder)
 
-    with pytest.raises(ParityError, match="Nothing was published"):
+    with pytest.raises(VerificationError, match="Nothing was published"):
         convert(fixtures / "pretraining", tmp_path / "out", prove=spoiled)
     assert seen and not seen[0].exists()
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,120 @@
+"""What the proof needs of a model family: the interface of each module here."""
+
+from collections.abc import Collection, Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from msgspec import Struct
+
+from ..errors import VerificationError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+class Samples(Struct, frozen=True):
+    """Sequences, padded to the longest: int32 [B, T] each, as modeling.py takes them."""
+
+    input_ids: "Array"
+    input_mask: "Array"  # 1 for a token, 0 for padding
+    segment_ids: "Array"
+
+
+class Architecture(Struct, frozen=True):
+    """What a family's settings are made from."""
+
+    sizes: Mapping[str, int]  # by the mapping's roles: vocabulary, positions, layers, heads, ...
+    groups: Collection[str]  # the mapping's groups that are in the model
+    head: str  # what --head calls the class
+    activation: str  # its name in the original config
+    form: str  # of the activation: auto, tanh or erf
+
+
+class Mistake(Struct, frozen=True):
+    """A known mistake, made on purpose: the model that computes what a wrong port does."""
+
+    kind: str
+    text: str
+    settings: Any
+    variables: Mapping[str, Any]
+
+
+class Reference(Protocol):
+    """A module of this folder.
+
+    `settings` is a frozen struct of the module's own: what the forward pass needs besides the
+    variables. `variables` maps the original names (the first of each rule) to TensorFlow tensors of
+    one float dtype.
+    """
+
+    # A class of transformers -> its output -> the name of the same output in `forward`.
+    OUTPUTS: Mapping[str, Mapping[str, str]]
+    # The class without a head. It may load tensors that a class with a head leaves out.
+    BASE_CLASS: str
+    # For the diagnosis of a tensor: a kind of mistake -> the words of names that it swaps.
+    SWAPS: Mapping[str, tuple[str, ...]]
+
+    @staticmethod
+    def settings(architecture: Architecture) -> Any:
+        """The settings of a model; every mistake that `mistakes` tries is a change to them."""
+
+    @staticmethod
+    def without_training(settings: Any, token_id: int) -> Any:
+        """The settings with a token whose embedding gets no gradient by looking it up."""
+
+    @staticmethod
+    def forward(variables: Mapping[str, Any], settings: Any, samples: Samples) -> dict[str, Any]:
+        """The outputs in evaluation mode, in the order of the forward pass.
+
+        `embeddings` and `layer_0`, `layer_1`, ... [B, T, H], then those of the heads.
+        """
+
+    @staticmethod
+    def labels(
+        variables: Mapping[str, Any], settings: Any, samples: Samples, rng: "np.random.Generator"
+    ) -> dict[str, "Array"]:
+        """Random labels by the names of transformers' arguments; {} for a model without a head."""
+
+    @staticmethod
+    def loss(outputs: Mapping[str, Any], labels: Mapping[str, "Array"]) -> Any:
+        """The loss of the heads, as transformers computes it: a scalar."""
+
+    @staticmethod
+    def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:
+        """Arguments that `from_pretrained` of a class needs for a model with these groups."""
+
+    @staticmethod
+    def activation_words(settings: Any) -> str:
+        """What the activation is, in words."""
+
+    @staticmethod
+    def other_activation(settings: Any) -> Any | None:
+        """The settings with the activation that ports often confuse with it; None if none is."""
+
+    @staticmethod
+    def mistakes(
+        variables: Mapping[str, Any], settings: Any, config: Mapping[str, Any]
+    ) -> Iterator[Mistake]:
+        """Mistakes to try, the likeliest first.
+
+        `config` is the folder's config.json.
+        """
+
+
+def load_reference(name: str) -> Reference:
+    """The module that a mapping's `reference` names.
+
+    Raises:
+        VerificationError: there is none.
+    """
+    if not name.isidentifier():
+        raise VerificationError(f"reference = {name!r} is not the name of a module")
+    try:
+        return cast(Reference, import_module(f".{name}", __package__))
+    except ModuleNotFoundError as error:
+        raise VerificationError(
+            f"the mapping's reference {name!r} does not exist: there is no module"
+            f" converter/models/{name}.py"
+        ) from error
