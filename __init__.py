@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .converter.batch import find_jobs as find_jobs
     from .converter.checkpoint import Checkpoint as Checkpoint
     from .converter.checkpoint import Variable as Variable
-    from .converter.checkpoint import open_checkpoint as open_checkpoint
     from .converter.convert import Conversion as Conversion
     from .converter.convert import convert as convert
     from .converter.errors import BatchError as BatchError
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .converter.errors import VerificationError as VerificationError
     from .converter.options import Options as Options
     from .converter.plan import Plan as Plan
+    from .converter.prepare import open_checkpoint as open_checkpoint
     from .converter.prepare import prepare as prepare
     from .converter.verify import Verdict as Verdict
     from .converter.verify import verify as verify
@@ -53,7 +53,7 @@ _HOMES = {
     "batch": "batch",
     "convert": "convert",
     "find_jobs": "batch",
-    "open_checkpoint": "checkpoint",
+    "open_checkpoint": "prepare",
     "prepare": "prepare",
     "verify": "verify",
 }

@@ -435,8 +435,8 @@ def _missing(packages: Sequence[str]) -> str:
 @_output_options
 def inspect(ckpt: str, as_json: bool) -> None:
     """Show what is in CKPT: variables, dtypes, shapes, bytes."""
-    from .converter.checkpoint import open_checkpoint
     from .converter.fold import fold
+    from .converter.prepare import open_checkpoint
 
     with Progress(as_json) as progress:
         checkpoint = open_checkpoint(ckpt, progress=progress)

@@ -18,7 +18,7 @@ from .options import DEFAULTS, Options
 from .prepare import Prepared, SourceFile, base_name, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
-from .storage.publish import check_output, published
+from .storage.location import parse_location
 from .tokenizers.wordpiece import tokenizer_files
 
 
@@ -68,10 +68,10 @@ def convert(
         VerificationError: `prove` found a difference.
         ValueError: a format is unknown, or there is none.
     """
-    folder = os.path.expanduser(os.fspath(out))  # a Path would spoil a URL
-    check_output(folder, force)  # before any work
+    location = parse_location(out)
+    location.check_output(force)  # before any work
     prepared = prepare(path, options, progress=progress, **changes)
-    made = write_model(prepared, folder, force, progress, prove)
+    made = write_model(prepared, str(location), force, progress, prove)
     return replace(made, out=str(out))
 
 
@@ -85,7 +85,7 @@ def write_model(
     """Do a conversion that is prepared; arguments and errors are those of `convert`."""
     plan = prepared.plan
     small = small_files(prepared)  # a data file that is missing is known before any work
-    with published(out, force, progress) as stage:
+    with parse_location(out).published(force, progress) as stage:
         _write_tensors(prepared, stage, prepared.options.formats, progress)
         for name, content in small.items():
             (stage / name).write_bytes(content)

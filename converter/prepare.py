@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, reader
 from .errors import MappingError, PlanError
 from .mapping import MappingFile, builtin_mappings, load_mapping, read_mapping
 from .options import DEFAULTS, Options, make_options
 from .plan import Plan, fits, make_plan
-from .storage.files import File, Progress, absolute, open_file
+from .storage.files import File, Progress
+from .storage.location import Url, parse_location
 from .tokenizers.wordpiece import infer_casing, missing_special_tokens, read_vocabulary
 
 _LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
@@ -41,6 +42,42 @@ class Prepared(Struct, frozen=True):
     do_lower_case: bool | None
     sources: list[SourceFile]
     notes: list[str]
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    verify_checksums: bool = True,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Open a TensorFlow checkpoint; only its index is read.
+
+    Args:
+        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a `.zip` or
+            `.tar.gz` of it, or the URL of any of these.
+        verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
+            the index, and of a V1 file's blocks, always are.
+        progress: told of the bytes that are downloaded, or unpacked from an archive.
+
+    Raises:
+        CheckpointError: there is no checkpoint, there are several, or the index is damaged.
+    """
+    return reader.open_checkpoint(
+        path,
+        verify_checksums=verify_checksums,
+        progress=progress,
+        expected=expected_names(path),
+    )
+
+
+def expected_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The usual names of files, by the built-in mappings, for a server that lists none."""
+    if not isinstance(parse_location(path), Url):
+        return ()
+    files = [load_mapping(mapping).files for mapping in builtin_mappings().values()]
+    rules = [rule for some in files for rule in (some.config, some.vocabulary) if rule is not None]
+    prefixes = [prefix for some in files for prefix in some.prefixes]
+    return (*(f"{prefix}.index" for prefix in prefixes), *(rule.name for rule in rules))
 
 
 def prepare(
@@ -78,7 +115,7 @@ def prepare(
     if file is not None:
         vocabulary = read_vocabulary(text_of(file), file.name)
         sources.append(source_file("vocabulary", file))
-        casing = infer_casing(vocabulary, absolute(checkpoint.name))
+        casing = infer_casing(vocabulary, str(parse_location(checkpoint.name).absolute()))
         do_lower_case = casing.do_lower_case
         if options.lower_case is None:
             notes.append(f"lower-case: {'yes' if do_lower_case else 'no'}: {casing.reason}")
@@ -115,7 +152,7 @@ def given_or_beside(
         CheckpointError: it can't be opened, or several fit.
     """
     if given is not None:
-        return open_file(os.path.expanduser(given), str(given))
+        return parse_location(given).open()
     return checkpoint.companion(name, pattern)
 
 

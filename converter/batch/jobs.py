@@ -13,6 +13,7 @@ from ..checkpoint.discover import find_checkpoints
 from ..errors import BatchError, CheckpointError
 from ..mapping import FOLDER, builtin_mappings
 from ..options import DEFAULTS, Options, make_options
+from ..prepare import expected_names
 from ..storage.files import Progress, is_url
 from .table import TABLES
 
@@ -82,7 +83,7 @@ def from_sources(
     """
     for source in sources:
         try:
-            for found in find_checkpoints(source, progress):
+            for found in find_checkpoints(source, progress, expected_names(source)):
                 yield Job(_text(found.name), found.path, options, found.nbytes, found.index)
         except CheckpointError as error:
             name = os.path.basename(source.rstrip("/")).lstrip(".") or "source"

@@ -15,7 +15,7 @@ def read(folder: str, name: str) -> bytes | None:
         OutputError: it can't be read.
     """
     if is_url(folder):
-        from ..storage.upload import read_bytes
+        from ..storage.remote_file import read_bytes
 
         return read_bytes(f"{folder.rstrip('/')}/{name}")
     try:
@@ -29,7 +29,7 @@ def read(folder: str, name: str) -> bytes | None:
 def size(folder: str, name: str) -> int | None:
     """How many bytes a file has; None where there is none."""
     if is_url(folder):
-        from ..storage.upload import size
+        from ..storage.remote_file import size
 
         return size(f"{folder.rstrip('/')}/{name}")
     try:
@@ -45,7 +45,7 @@ def write(folder: str, name: str, content: bytes) -> None:
         OutputError: it can't be written.
     """
     if is_url(folder):
-        from ..storage.upload import write_bytes
+        from ..storage.remote_file import write_bytes
 
         write_bytes(f"{folder.rstrip('/')}/{name}", content)
         return

@@ -1,56 +1,62 @@
-"""A folder, an archive of archives, a pattern -> all the checkpoints that lie there."""
+"""Finds all the checkpoints in a folder, in an archive of archives, or of a pattern."""
 
-import glob
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 
 from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
-from ..storage.files import Directory, File, Folder, Progress, is_url, open_file
-from .locate import Located, every, locate, prefix_of
+from ..storage.files import Directory, File, Folder, Progress
+from ..storage.location import Location, Url, parse_location
+from .locate import Located, all_in, locate
+from .names import may_be_index, prefix_of
+
+T = TypeVar("T")
+
+_THREADS = 12  # that each wait for a server
 
 
 class Found(Struct, frozen=True):
-    """A checkpoint that lies somewhere."""
+    """A checkpoint that was found."""
 
-    path: str  # as `open_checkpoint` takes it
-    name: str  # what a person would call it: its folder's name, or its archive's
-    index: str  # the file that is opened first: the same, whichever path leads to it
-    nbytes: int = 0  # of its files, as they lie there; 0 where that is not known
+    path: str  # for `open_checkpoint`
+    name: str  # of its folder or archive, and its prefix if others are next to it
+    index: str  # the file that is opened first: the same for every path to the checkpoint
+    nbytes: int = 0  # of its files as they are stored; 0 if unknown
 
 
-def find_checkpoints(source: str, progress: Progress | None = None) -> list[Found]:
-    """Find every checkpoint that `source` means, in the order of their paths.
+def find_checkpoints(
+    source: str, progress: Progress | None = None, expected: Sequence[str] = ()
+) -> list[Found]:
+    """Find all the checkpoints that `source` means, in the order of their paths.
 
-    A folder is searched, with all that lies below it but what is hidden; so is an archive, and
-    those in it. Of several checkpoints side by side, the one that their file `checkpoint` names is
-    meant, and without such a file all of them. An archive that can't be looked into is among what
-    is found: whoever opens it will say why.
+    A folder is searched with its subfolders, except hidden ones; so is an archive, with the
+    archives in it. If a folder has several checkpoints and its file `checkpoint` names one, only
+    that one is found. An archive that can't be opened is included: opening it gives the reason.
 
     Args:
         source: a checkpoint in any form that `open_checkpoint` takes, a folder or an archive of
-            many, or a pattern such as `models/*.zip` (`**` stands for any number of folders).
+            many, or a pattern such as `models/*.zip` (`**` matches any number of folders).
         progress: told of the bytes that are unpacked from an archive.
+        expected: as for `open_checkpoint`.
 
     Raises:
-        CheckpointError: there is none, or what was named can't be read.
+        CheckpointError: there is no checkpoint, or the source can't be read.
     """
-    source = os.path.expanduser(source)
-    if is_url(source):
-        found = list(_afar(source))
-    elif glob.has_magic(source) and not os.path.lexists(source):
-        places = glob.glob(source, recursive=True)
-        if not places:
-            raise CheckpointError(f"{source} matches nothing")
-        found = [one for place in places for one in _matched(place, progress)]
+    location = parse_location(source)
+    places = location.expand(may_be_index)
+    if not places:
+        raise CheckpointError(f"{location.shown} matches no file")
+    if places == [location]:
+        found = _search(location, progress) or [_given(location, progress, expected)]
     else:
-        found = list(_search(source, progress)) or [_given(source, progress)]
+        found = [one for place in places for one in _matched(place, progress, expected)]
     if not found:
         raise CheckpointError(
-            f"no checkpoint in {source}: a checkpoint is a file .index with its"
+            f"{location.shown} matches no checkpoint: a checkpoint is a file .index with its"
             " .data-?????-of-?????, or a .zip or .tar.gz of them"
         )
     once: dict[str, Found] = {}
@@ -59,108 +65,123 @@ def find_checkpoints(source: str, progress: Progress | None = None) -> list[Foun
     return list(once.values())
 
 
-def _search(place: str, progress: Progress | None) -> Iterator[Found]:
-    """What lies in a folder or an archive.
+def _search(place: Location, progress: Progress | None) -> list[Found]:
+    """The checkpoints in a folder or an archive.
 
     Raises:
-        CheckpointError: it can't be looked into.
+        CheckpointError: it can't be searched.
     """
-    if os.path.isfile(place) and place.endswith(ARCHIVES):
-        yield from _inside(open_file(place, place), progress)
-    for path, folders, files in os.walk(place, onerror=_refuse):
-        folders[:] = (name for name in folders if not name.startswith("."))
-        yield from _in_folder(_Flat(path), os.path.basename(os.path.abspath(path)))
-        for name in files:
+    if place.name.endswith(ARCHIVES) and place.kind() == "file":
+        return _in_archive(place, place.open(), progress)
+    jobs: list[Callable[[], list[Found]]] = []
+    for location, names in place.walk(may_be_index):
+        folder = location.folder(is_wanted=may_be_index, files=names)
+        jobs.append(partial(_in_folder, location, folder, location.absolute().name))
+        for name in names:
             if name.endswith(ARCHIVES) and not name.startswith("."):
-                yield from _in_archive(os.path.join(path, name), progress)
+                jobs.append(partial(_in_any_archive, location.join(name), progress))
+    return [one for found in _run(jobs, isinstance(place, Url)) for one in found]
 
 
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, NotADirectoryError | FileNotFoundError):
-        raise CheckpointError(f"{error.filename} can't be listed: {error.strerror}") from error
+def _run(jobs: list[Callable[[], T]], in_threads: bool) -> Iterator[T]:
+    """The results of functions, which wait for servers all at once."""
+    if not in_threads:
+        yield from (job() for job in jobs)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(lambda job: job(), jobs)
 
 
-def _given(place: str, progress: Progress | None) -> Found:
-    """The checkpoint that a path means, called as a search would call it."""
-    located = locate(place, progress)
+def _given(place: Location, progress: Progress | None, expected: Sequence[str]) -> Found:
+    """The checkpoint of a path, with the name that a search would give it."""
+    located = locate(str(place), progress, expected)
     folder = located.folder
-    own_path = folder.path if is_url(folder.path) else os.path.abspath(folder.path)
-    name = _name(located, every(folder), _stem(os.path.basename(own_path.rstrip("/"))))
-    return Found(place, name, _index(located), _nbytes(located))
+    own_name = _stem(parse_location(folder.path).absolute().name)
+    name = _name(located, all_in(folder), own_name)
+    return Found(str(place), name, _index(located), _nbytes(located))
 
 
-def _matched(place: str, progress: Progress | None) -> Iterator[Found]:
-    """What one match of a pattern means, which may well be a vocabulary beside a checkpoint."""
-    if os.path.isdir(place):
-        yield from _search(place, progress)
-        return
-    if place.endswith(ARCHIVES):
-        yield from _in_archive(place, progress)
-        return
+def _matched(place: Location, progress: Progress | None, expected: Sequence[str]) -> list[Found]:
+    """The checkpoints of one match of a pattern, which may be a file next to a checkpoint."""
+    if place.name.endswith(ARCHIVES):
+        return _in_any_archive(place, progress)
+    if place.kind(may_be_index) == "folder" and (found := _search(place, progress)):
+        return found
     try:
-        found = _given(place, progress)
+        one = _given(place, progress, expected)
     except CheckpointError:
-        return
-    yield Found(found.index, found.name, found.index, found.nbytes)
+        return []
+    path = one.path if isinstance(place, Url) else one.index
+    return [Found(path, one.name, one.index, one.nbytes)]
 
 
-def _in_archive(path: str, progress: Progress | None, file: File | None = None) -> list[Found]:
-    """What an archive holds, and itself where it can't be looked into.
+def _in_any_archive(
+    place: Location, progress: Progress | None, file: File | None = None
+) -> list[Found]:
+    """The checkpoints in an archive, or the archive if it can't be opened.
 
     Args:
-        path: what it is called, and where it lies, if it is no `file` in another.
+        place: the archive.
         progress: told of the bytes that are unpacked.
-        file: in an archive, or afar.
+        file: the archive, opened; by default `place` is.
     """
     try:
-        return _inside(file or open_file(path, path), progress)
+        return _in_archive(place, file or place.open(), progress)
     except CheckpointError:
-        return [Found(path, _stem(os.path.basename(path)), os.path.realpath(path))]
+        return [Found(str(place), _stem(place.name), place.resolved().shown)]
 
 
-def _inside(file: File, progress: Progress | None) -> list[Found]:
-    """What an archive holds.
+def _in_archive(place: Location, file: File, progress: Progress | None) -> list[Found]:
+    """The checkpoints in an archive.
 
     Raises:
-        CheckpointError: it is damaged, or none.
+        CheckpointError: it is damaged, or not an archive.
     """
-    name = _stem(os.path.basename(file.name))
+    name = _stem(place.name)
     folder = archive(file, progress)
     if folder is None:
-        raise CheckpointError(f"{file.name} is no zip and no tar")
-    found = list(_in_folder(folder, name))
+        raise CheckpointError(f"{file.name} is neither a zip nor a tar")
+    found = _in_folder(place, folder, name)
     for inner in folder.names():
-        path = os.path.join(folder.path, inner)
+        inside = place.join(inner)
         if inner.endswith(ARCHIVES) and is_packed(folder, inner):
-            # To look into it would take as long as to convert it.
-            found.append(Found(path, _stem(os.path.basename(inner)), os.path.realpath(path)))
+            # Opening it here would take as long as converting it.
+            found.append(Found(str(inside), _stem(inside.name), inside.resolved().shown))
         elif inner.endswith(ARCHIVES):
-            found += _in_archive(path, progress, folder.open(inner))
-    if len(found) == 1:  # the archive was made for it, and named after it
+            found += _in_any_archive(inside, progress, folder.open(inner))
+    if len(found) == 1:  # the archive is named after it
         return [Found(found[0].path, name, found[0].index, file.size)]
     return found
 
 
-def _in_folder(folder: Folder, own_name: str) -> Iterator[Found]:
-    """The checkpoints that a folder lists."""
-    inside = every(folder)
+def _in_folder(place: Location, folder: Folder, own_name: str) -> list[Found]:
+    """The checkpoints that a folder lists.
+
+    Args:
+        place: the folder.
+        folder: the same folder, opened.
+        own_name: the name of a checkpoint directly in it.
+    """
+    inside = all_in(folder)
+    found = []
     for one in inside:
         base = os.path.dirname(one.prefix)
-        if _is_alone(one, inside):
-            path = os.path.join(folder.path, base) if base else folder.path
-        else:
-            path = os.path.join(folder.path, one.index_name)
-        yield Found(path, _name(one, inside, own_name), _index(one), _nbytes(one))
+        if not _is_alone(one, inside):
+            base = one.index_name
+        path = place.join(base) if base else place
+        found.append(Found(str(path), _name(one, inside, own_name), _index(one), _nbytes(one)))
+    return found
 
 
 def _is_alone(one: Located, inside: list[Located]) -> bool:
     base = os.path.dirname(one.prefix)
-    beside = [other.prefix for other in inside if os.path.dirname(other.prefix) == base]
-    return beside == [one.prefix]
+    return [c.prefix for c in inside if os.path.dirname(c.prefix) == base] == [one.prefix]
 
 
 def _name(one: Located, inside: list[Located], own_name: str) -> str:
-    """Its folder's name, and where that has others, its own too."""
+    """The name of its folder, followed by its prefix if the folder has several checkpoints."""
     base, prefix = os.path.split(one.prefix)
     name = os.path.basename(base) or own_name
     return name if _is_alone(one, inside) else f"{name}-{prefix}"
@@ -168,17 +189,17 @@ def _name(one: Located, inside: list[Located], own_name: str) -> str:
 
 def _index(located: Located) -> str:
     path = os.path.join(located.folder.path, located.index_name)
-    return path if is_url(path) else os.path.realpath(path)
+    return str(parse_location(path).resolved())
 
 
 def _nbytes(located: Located) -> int:
-    """Of the files of a checkpoint on disk."""
+    """The size of a checkpoint's files on disk; 0 elsewhere."""
     folder = located.folder
-    if not isinstance(folder, Directory | _Flat):
+    if not isinstance(folder, Directory):
         return 0
-    own = {name for name in folder.names() if prefix_of(name) == located.prefix}
-    own |= set(located.table_names)
-    return sum(os.path.getsize(os.path.join(folder.path, name)) for name in own)
+    names = {name for name in folder.names() if prefix_of(name) == located.prefix}
+    names |= set(located.table_names)
+    return sum(os.path.getsize(os.path.join(folder.path, name)) for name in names)
 
 
 def _stem(name: str) -> str:
@@ -187,75 +208,3 @@ def _stem(name: str) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending)
     return name
-
-
-class _Flat:
-    """A folder on disk, without those in it."""
-
-    listed = True
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._directory = Directory(path)
-
-    def names(self) -> list[str]:
-        return [name for name in self._directory.names() if "/" not in name]
-
-    def open(self, name: str) -> File:
-        return self._directory.open(name)
-
-
-def _afar(url: str) -> Iterator[Found]:
-    """Every checkpoint that a URL means: below a folder, in an archive, of a pattern."""
-    from ..storage import remote, urls
-
-    for place in remote.expand(url):
-        if urls.split(place)[1].endswith(ARCHIVES):
-            yield from _in_archive_afar(place)
-        elif remote.is_listed_folder(place):
-            folders: dict[str, list[str]] = {}
-            for file in remote.find(place):
-                folder, name = urls.split(file)
-                folders.setdefault(folder, []).append(name)
-            archives = [
-                urls.join(folder, name)
-                for folder, names in folders.items()
-                for name in names
-                if name.endswith(ARCHIVES)
-            ]
-            with ThreadPoolExecutor(remote.ASKED_AT_ONCE) as threads:
-                looked = [*threads.map(_in_folder_afar, *zip(*folders.items(), strict=True))]
-                looked += threads.map(_in_archive_afar, archives)
-            yield from (one for some in looked for one in some)
-        else:
-            located = locate(place)
-            yield Found(place, os.path.basename(located.folder.path), _index(located))
-
-
-def _in_archive_afar(url: str) -> list[Found]:
-    from ..storage.remote import open_url
-    from ..storage.urls import join, shown, split
-
-    at = len(shown(url)) + 1
-    try:
-        inside = _inside(open_url(url), None)
-    except CheckpointError:
-        return [Found(url, _stem(split(url)[1]), url)]
-    # What is found is called as messages call it, without what admits to it.
-    return [
-        Found(join(url, one.path[at:]) if one.path[at:] else url, one.name, one.index, one.nbytes)
-        for one in inside
-    ]
-
-
-def _in_folder_afar(url: str, names: list[str]) -> list[Found]:
-    from ..storage.remote import RemoteFolder
-    from ..storage.urls import is_web, join
-
-    here = RemoteFolder(url, files=names)
-    at = len(here.path) + 1
-    own = join(url, "") if is_web(url) else url
-    return [
-        Found(join(url, one.path[at:]) if one.path[at:] else own, one.name, one.index)
-        for one in _in_folder(here, here.path.rpartition("/")[2])
-    ]

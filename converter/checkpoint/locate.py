@@ -1,88 +1,105 @@
-"""What the user typed -> the files of one checkpoint.
+"""Finds the files of the one checkpoint that a path means.
 
-People pass a folder, a prefix, any file of the set, an archive; browsers and file managers rename
-(`bert_model.ckpt (1).index`), and the file `checkpoint` names a path of the machine that wrote it.
+The path may be a folder, a prefix, any file of the checkpoint or an archive. Files may be renamed
+copies (`model.ckpt (1).index`), and the file `checkpoint` may name a path on another machine.
 """
 
 import os
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
-from ..storage.files import Directory, File, Folder, Progress, Subfolder, is_url, open_file
+from ..storage.files import Directory, File, Folder, Progress, Subfolder
+from ..storage.location import Location, Url, parse_location
+from .names import (
+    INDEX,
+    copy_mark,
+    files_of,
+    is_index,
+    is_of_a_set,
+    is_unfinished,
+    may_be_index,
+    may_be_v1,
+    num_v1_shards,
+    other_format,
+    prefix_of,
+    shard_name,
+    unmarked,
+    v1_prefix_of,
+)
 from .sstable import is_table
 
-INDEX = ".index"
-_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
-# Of a V1 checkpoint; TensorFlow itself names several as m.ckpt-?????-of-00002.
-_TABLE_SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(\d{5})$")
-# What can't be a V1 table, so that not every file of a folder is opened to see.
-_NO_TABLE = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".zip", ".gz", ".tfevents")
-# What browsers, Windows and macOS add to the name of a second copy.
-_COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
-_UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
-_SHOWN = 12
-# What a folder of the web is asked for that lists no names.
-_USUAL_PREFIXES = ("bert_model.ckpt", "model.ckpt")
-_SHARDS = 1000  # of a V1 checkpoint, that are asked for
-_LOOKED_INTO = 100  # files afar, each of which takes the time of two answers
+_MOST_NAMES = 12  # in a message
+_USUAL_PREFIX = "model.ckpt"  # TensorFlow's, to ask for in a folder that is not listed
+_MOST_OPENED = 100  # remote files to find a V1 checkpoint in; each takes two requests
 
 
 class Located(Struct, frozen=True):
-    """One checkpoint's place: a folder, its prefix there, and the mark of a renamed copy."""
+    """The files of one checkpoint."""
 
     folder: Folder
-    prefix: str  # within the folder, `/` between parts, as its author named it
-    index_name: str  # the file that lists the variables; in V1, the first of the tables
+    prefix: str  # within the folder, with `/` between parts, without the mark of a copy
+    index_name: str  # the file that lists the variables; the first of a V1 checkpoint's files
     note: str = ""  # what a person should know of the choice
-    table_names: tuple[str, ...] = ()  # of a V1 checkpoint
+    table_names: tuple[str, ...] = ()  # the files of a V1 checkpoint
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The path of the prefix, for messages."""
         return os.path.join(self.folder.path, self.prefix)
 
     @property
     def is_v1(self) -> bool:
-        """Whether it has tables in place of an index and data files."""
+        """Whether it is a V1 checkpoint, which has no index and data files."""
         return bool(self.table_names)
 
     def index(self) -> File:
+        """Open the file that lists the variables.
+
+        Raises:
+            CheckpointError: it can't be opened.
+        """
         return self.folder.open(self.index_name)
 
     def tables(self) -> list[File]:
-        """The files of a V1 checkpoint.
+        """Open the files of a V1 checkpoint.
 
         Raises:
-            CheckpointError: one of several is missing.
+            CheckpointError: one is missing or can't be opened.
         """
-        numbered = _TABLE_SHARD.search(self.table_names[0])
-        if numbered and len(self.table_names) != int(numbered[1]):
+        wanted, found = num_v1_shards(self.table_names[0]), len(self.table_names)
+        if wanted not in (1, found):
             raise CheckpointError(
-                f"{self.name} is in {int(numbered[1]):,} files, and {len(self.table_names):,} of"
-                f" them are there: {', '.join(_shorten(list(self.table_names)))}"
+                f"{self.name} has {wanted:,} files, and only {found:,} of them exist:"
+                f" {', '.join(_shorten(list(self.table_names)))}"
             )
         return [self.folder.open(name) for name in self.table_names]
 
     def copies(self) -> dict[str, list[str]]:
-        """The files of the folder by the names that they had before they were renamed."""
+        """The files of the folder by their names without the mark of a copy."""
         found: dict[str, list[str]] = {}
         for name in self.folder.names():
-            found.setdefault(_unmarked(name), []).append(name)
+            found.setdefault(unmarked(name), []).append(name)
         return found
 
     def shard(self, shard: int, num_shards: int, copies: dict[str, list[str]]) -> File:
-        """One data file, out of `copies()`.
+        """Open a data file.
+
+        Args:
+            shard: its number, from 0.
+            num_shards: the number of data files.
+            copies: as `copies` returns them.
 
         Raises:
-            CheckpointError: it is not there, or it can't be told which of several copies it is.
+            CheckpointError: it is missing, or several copies of it exist.
         """
-        wanted = f"{self.prefix}.data-{shard:05d}-of-{num_shards:05d}"
+        wanted = shard_name(self.prefix, shard, num_shards)
         found = copies.get(wanted, [])
-        same_mark = [name for name in found if _mark(name) == _mark(self.index_name)]
+        same_mark = [name for name in found if copy_mark(name) == copy_mark(self.index_name)]
         if len(found) > 1:
             found = same_mark or [name for name in found if name == wanted] or found
         if not found and not self.folder.listed:
@@ -91,141 +108,100 @@ class Located(Struct, frozen=True):
             return self.folder.open(found[0])
         path = os.path.join(self.folder.path, wanted)
         if found:
-            raise CheckpointError(f"{path} is there more than once: {', '.join(found)}")
+            raise CheckpointError(f"{path} exists more than once: {', '.join(found)}")
         raise CheckpointError(
-            f"{path} is missing; the index beside it says that the tensors' data are there."
-            f" {_what_lies_there(self.folder, os.path.dirname(self.prefix))}"
+            f"{path} is missing; the index {self.index_name} needs it for the variables' data."
+            f" {_present(self.folder, os.path.dirname(self.prefix))}"
         )
 
     def companion(self, name: str, pattern: str) -> File | None:
-        """A file that belongs to the checkpoint: `name` beside it, else the only `pattern` match.
+        """The file `name` next to the checkpoint, or the only one that matches `pattern`.
 
         Raises:
-            CheckpointError: several files match, and none has the name itself.
+            CheckpointError: several files match, and none is called `name`.
         """
         base = os.path.dirname(self.prefix)
-        beside = [n for n in self.folder.names() if os.path.dirname(n) == base]
-        found = [n for n in beside if os.path.basename(n) == name]
-        found = found or [n for n in beside if re.fullmatch(pattern, os.path.basename(n))]
+        siblings = [n for n in self.folder.names() if os.path.dirname(n) == base]
+        found = [n for n in siblings if os.path.basename(n) == name]
+        found = found or [n for n in siblings if re.fullmatch(pattern, os.path.basename(n))]
         if len(found) > 1:
             raise CheckpointError(
-                f"{self.folder.path} holds more than one {name}: {', '.join(found)}. Say which."
+                f"{self.folder.path} has several files that may be {name}: {', '.join(found)}."
+                " Give the right one as an option."
             )
         return self.folder.open(found[0]) if found else None
 
 
-def locate(path: str, progress: Progress | None = None) -> Located:
-    """Find the checkpoint that `path` means.
+def locate(path: str, progress: Progress | None = None, expected: Sequence[str] = ()) -> Located:
+    """Find the checkpoint that a path means.
+
+    Args:
+        path: a path or a URL.
+        progress: told of the bytes that are downloaded or unpacked.
+        expected: names to ask for in a remote folder that lists none; one that ends with `.index`
+            stands for all files of its checkpoint.
 
     Raises:
-        CheckpointError: there is none, or there are several and nothing says which; the message
-            says what was looked for and what lies there instead.
+        CheckpointError: there is no checkpoint, or there are several and nothing tells which is
+            meant. The message says what was looked for and which files exist.
     """
-    path = os.path.expanduser(path)
-    kind = _kind(path)
+    location = parse_location(path)
+    kind = location.kind(may_be_index)
     if kind == "folder":
-        return _choose(_folder(path))
-    parent, name = _split(path)
-    if not kind and not _may_be_folder(parent):
-        return _inside(path, progress)
-    folder = _folder(parent, name)
+        return _choose(_folder(location, expected), expected)
+    parent, name = location.parent, location.name
+    if not kind and not parent.may_be_folder():
+        return _in_archive(location, progress)
+    folder = _folder(parent, expected, name)
     if not kind and name and not _matching(_candidates(folder), name) and not folder.listed:
-        # Nobody tells whether a folder has this name.
-        inner = _folder(path)
-        return _choose(inner) if _candidates(inner) else _named(folder, name)
-    if not kind or _is_of_a_set(name):
+        # The server does not tell whether the name is a folder.
+        inner = _folder(location, expected)
+        return _choose(inner, expected) if _candidates(inner) else _named(folder, name)
+    if not kind or is_of_a_set(name):
         return _named(folder, name)
     if kind == "file" and (table := _v1_candidates(folder, [name])):
-        beside = _v1_candidates(folder, folder.names())
-        return next((c for c in beside if c.prefix == table[0].prefix), table[0])
+        complete = _v1_candidates(folder, folder.names())
+        return next((c for c in complete if c.prefix == table[0].prefix), table[0])
     if name == "checkpoint":
-        return _choose(folder)
-    shown = _shown(path)
-    if name.endswith(_UNFINISHED):
-        raise CheckpointError(f"{shown} looks like a download that is not finished.")
-    if other := _other_format(name):  # some of which are zips
-        raise CheckpointError(f"{shown}{other}. {_LOOKED_FOR}")
-    inside = archive(open_file(path, shown), progress)
+        return _choose(folder, expected)
+    shown = location.shown
+    if is_unfinished(name):
+        raise CheckpointError(f"{shown} looks like an unfinished download.")
+    if other := other_format(name):  # before archives, as some of these formats are zips
+        raise CheckpointError(f"{shown} is {other}. {_FORMS}")
+    inside = archive(location.open(), progress)
     if inside is not None:
-        return _choose(inside)
+        return _choose(inside, expected)
     if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
-        return _choose(folder)
-    raise CheckpointError(f"{shown} is no checkpoint. {_LOOKED_FOR}")
+        return _choose(folder, expected)
+    raise CheckpointError(f"{shown} is not a checkpoint. {_FORMS}")
 
 
-def _inside(path: str, progress: Progress | None) -> Located:
-    """The checkpoint that a path means which goes on inside an archive: `all.zip/tiny.zip`."""
-    outer, rest = _split(path)
-    while not (kind := _kind(outer)):
-        above, part = _split(outer)
-        if not part:
-            break
-        outer, rest = above, f"{part}/{rest}"
-    inside = archive(open_file(outer, outer), progress) if kind == "file" else None
+def _in_archive(location: Location, progress: Progress | None) -> Located:
+    """The checkpoint of a path that continues inside an archive: `all.zip/tiny.zip`."""
+    outer, rest = location.parent, location.name
+    while not (kind := outer.kind(may_be_index)) and outer.parent != outer:
+        outer, rest = outer.parent, f"{outer.name}/{rest}"
+    inside = archive(outer.open(), progress) if kind == "file" else None
     if inside is None:
-        parent = _split(path)[0]
-        raise CheckpointError(f"{_shown(path)}: there is no folder {_shown(parent)}")
+        raise CheckpointError(
+            f"{location.shown}: the folder {location.parent.shown} does not exist"
+        )
     return locate_in(inside, rest.strip("/"), progress)
 
 
-def _kind(path: str) -> str:
-    """`file` or `folder`, `other` for a pipe and the like, "" for nothing."""
-    if is_url(path):
-        from ..storage import remote
-
-        return remote.kind(path)
-    if os.path.isdir(path):
-        return "folder"
-    return "file" if os.path.isfile(path) else "other" if os.path.exists(path) else ""
-
-
-def _shown(path: str) -> str:
-    """What messages call it."""
-    if is_url(path):
-        from ..storage import urls
-
-        return urls.shown(path)
-    return path
-
-
-def _may_be_folder(path: str) -> bool:
-    if is_url(path):
-        from ..storage import remote
-
-        return remote.may_be_folder(path)
-    return os.path.isdir(path or ".")
-
-
-def _split(path: str) -> tuple[str, str]:
-    if is_url(path):
-        from ..storage import urls
-
-        return urls.split(path)
-    return os.path.split(path)
-
-
-def _folder(path: str, name: str = "") -> Folder:
+def _folder(location: Location, expected: Sequence[str], name: str = "") -> Folder:
     """A folder, in which `name` is looked for."""
-    if is_url(path):
-        from ..storage.remote import RemoteFolder
-
-        return RemoteFolder(path, _expected(name))
-    return Directory(path or ".")
+    return location.folder(_names_to_ask_for(name, expected), may_be_index)
 
 
-def _expected(name: str) -> list[str]:
-    """The names that may lie in a folder whose names nobody tells, where `name` is looked for."""
-    prefixes = [prefix_of(name)] if name else []
-    prefixes += _USUAL_PREFIXES
-    names = [name] if name else []
-    for prefix in prefixes:
-        names += [prefix, f"{prefix}{INDEX}", f"{prefix}.data-00000-of-00001"]
-    if numbered := _TABLE_SHARD.search(name):
-        names += [
-            f"{name[: numbered.start()]}-{shard:05d}-of-{numbered[1]}"
-            for shard in range(min(int(numbered[1]), _SHARDS))
-        ]
-    return [*names, "checkpoint", "bert_config.json", "vocab.txt"]
+def _names_to_ask_for(name: str, expected: Sequence[str]) -> list[str]:
+    """The names of files that may be in a folder that is not listed."""
+    names = files_of(name) if name else []
+    prefixes = [n.removesuffix(INDEX) for n in expected if n.endswith(INDEX)]
+    for prefix in (*prefixes, _USUAL_PREFIX):
+        names += files_of(prefix)
+    return [*names, "checkpoint", *(n for n in expected if not n.endswith(INDEX))]
 
 
 def locate_in(folder: Folder, rest: str, progress: Progress | None = None) -> Located:
@@ -241,64 +217,37 @@ def locate_in(folder: Folder, rest: str, progress: Progress | None = None) -> Lo
         return _choose(Subfolder(folder, rest))
     for name in names:
         if rest == name or rest.startswith(f"{name}/"):
-            inside = None if _is_of_a_set(name) else archive(folder.open(name), progress)
+            inside = None if is_of_a_set(name) else archive(folder.open(name), progress)
             if inside is not None:
                 return locate_in(inside, rest[len(name) + 1 :], progress)
     base, _, name = rest.rpartition("/")
     return _named(Subfolder(folder, base) if base else folder, name)
 
 
-_LOOKED_FOR = (
-    "Give a folder, a prefix such as bert_model.ckpt, one of the files .index, .data-?????-of-?????"
+_FORMS = (
+    "Give a folder, a prefix such as model.ckpt, one of the files .index, .data-?????-of-?????"
     " or .meta, or a .zip or .tar.gz of them."
 )
 
 
-def _is_of_a_set(name: str) -> bool:
-    return _unmarked(name).endswith((INDEX, ".meta")) or bool(_SHARD.search(_unmarked(name)))
-
-
-def prefix_of(name: str) -> str:
-    """The prefix that a file of a set has, without the mark of a copy."""
-    name = _unmarked(name)
-    return _SHARD.sub("", name).removesuffix(INDEX).removesuffix(".meta")
-
-
-def _unmarked(name: str) -> str:
-    """The name without the mark of a copy; that of a folder stays as it is."""
-    folder, base = os.path.split(name)
-    return os.path.join(folder, _COPY_MARK.sub("", base))
-
-
-def _mark(name: str) -> str:
-    found = _COPY_MARK.search(os.path.basename(name))
-    return found[0] if found else ""
-
-
 def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]:
     names = folder.names() if names is None else names
-    found = [Located(folder, prefix_of(n), n) for n in names if _unmarked(n).endswith(INDEX)]
+    found = [Located(folder, prefix_of(name), name) for name in names if is_index(name)]
     return found or _v1_candidates(folder, names)
 
 
 def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
-    """V1 checkpoints have no index: they are told by their files' ends."""
-    names = [
-        name
-        for name in names
-        if not name.endswith(_NO_TABLE)
-        and not _is_of_a_set(name)
-        and os.path.basename(name) != "checkpoint"
-    ]
-    if is_url(folder.path) and len(names) > _LOOKED_INTO:
+    """The V1 checkpoints, which have no index and are recognized by the end of their files."""
+    names = [name for name in names if may_be_v1(name)]
+    if len(names) > _MOST_OPENED and isinstance(parse_location(folder.path), Url):
         return []
     tables: dict[str, list[str]] = {}
     for name in names:
         try:
             if is_table(folder.open(name)):
-                tables.setdefault(_TABLE_SHARD.sub("", name), []).append(name)
+                tables.setdefault(v1_prefix_of(name), []).append(name)
         except CheckpointError:
-            continue  # what can't be opened is no candidate
+            continue  # a file that can't be opened is no candidate
     return [
         Located(folder, prefix, files[0], table_names=tuple(files))
         for prefix, files in tables.items()
@@ -306,70 +255,74 @@ def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
 
 
 def _matching(candidates: list[Located], name: str) -> list[Located]:
-    """Those that `name`, a prefix or a file of a set, may mean."""
-    found = [c for c in candidates if c.prefix in (prefix_of(name), _TABLE_SHARD.sub("", name))]
-    return [c for c in found if _mark(c.index_name) == _mark(name)] or found
+    """The candidates that `name`, a prefix or a file of a checkpoint, can mean."""
+    found = [c for c in candidates if c.prefix in (prefix_of(name), v1_prefix_of(name))]
+    return [c for c in found if copy_mark(c.index_name) == copy_mark(name)] or found
 
 
 def _named(folder: Folder, name: str) -> Located:
-    """The checkpoint whose prefix, or one of whose files, has this name."""
+    """The checkpoint with the prefix `name`, or with a file of that name."""
     found = _matching(_candidates(folder), name)
     if len(found) == 1:
         return found[0]
     if found:
-        return _refuse(folder, found)
+        raise _ambiguous(folder, found)
     raise CheckpointError(
-        f"{os.path.join(folder.path, name)}: no such checkpoint; looked for"
-        f" {prefix_of(name)}{INDEX}."
-        f" {_what_lies_there(folder, '')}"
+        f"{os.path.join(folder.path, name)} is not a checkpoint: {prefix_of(name)}{INDEX} does not"
+        f" exist. {_present(folder, '')}"
     )
 
 
-def every(folder: Folder) -> list[Located]:
-    """All the checkpoints of a folder: of several side by side, the one that `checkpoint` names.
+def all_in(folder: Folder) -> list[Located]:
+    """All the checkpoints in a folder and its subfolders.
 
-    What would have to be unpacked to see whether it is one, in V1, is not looked at.
+    If a subfolder has several and its file `checkpoint` names one, only that one is given. A file
+    that must be unpacked to see whether it is a V1 checkpoint is skipped.
     """
     names = [n for n in folder.names() if n.endswith(INDEX) or not is_packed(folder, n)]
-    side_by_side: dict[str, list[Located]] = {}
+    by_subfolder: dict[str, list[Located]] = {}
     for candidate in _candidates(folder, names):
-        side_by_side.setdefault(os.path.dirname(candidate.prefix), []).append(candidate)
+        by_subfolder.setdefault(os.path.dirname(candidate.prefix), []).append(candidate)
     found = []
-    for _, group in sorted(side_by_side.items()):
+    for _, group in sorted(by_subfolder.items()):
         latest, _ = _latest(folder, group)
         found += group if latest is None else [latest]
     return found
 
 
-def _choose(folder: Folder) -> Located:
-    """The one checkpoint of a folder, or the one that its file `checkpoint` names."""
+def _choose(folder: Folder, expected: Sequence[str] = ()) -> Located:
+    """The only checkpoint of a folder, or the one that its file `checkpoint` names."""
     candidates = _candidates(folder)
     depth = min((c.prefix.count("/") for c in candidates), default=0)
     nearest = [c for c in candidates if c.prefix.count("/") == depth]
     latest, elsewhere = _latest(folder, nearest)
     if latest is not None:
         return latest
+    named = re.split(r"[/\\]", elsewhere)[-1]
     if len(nearest) == 1:
-        named = re.split(r"[/\\]", elsewhere)[-1]
-        note = f"the file checkpoint names {named}, which is not here" if named else ""
+        note = f"the file checkpoint names {named}, which does not exist" if named else ""
         return replace(nearest[0], note=note)
     if not nearest and elsewhere and isinstance(folder, Directory):
         index = os.path.join(folder.path, elsewhere + INDEX)
         if os.path.isfile(index):
             return locate(index)
     if not nearest and elsewhere and not folder.listed:
-        from ..storage.remote import RemoteFolder
+        from ..storage.remote_folder import RemoteFolder
 
         if isinstance(folder, RemoteFolder):
-            named = re.split(r"[/\\]", elsewhere)[-1]
-            return _named(folder.expecting(_expected(named)), named)
-    return _refuse(folder, nearest)
+            return _named(folder.expecting(_names_to_ask_for(named, expected)), named)
+    if not nearest:
+        raise CheckpointError(
+            f"{folder.path} has no checkpoint: no file *{INDEX} exists. {_present(folder, '')}"
+            + _hint(folder.names())
+        )
+    raise _ambiguous(folder, nearest)
 
 
 def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, str]:
-    """What the text proto `checkpoint` names: one of the candidates, or a path elsewhere."""
+    """The checkpoint that the text proto `checkpoint` names: a candidate, or a path elsewhere."""
     bases = {os.path.dirname(c.prefix) for c in candidates} or {""}
-    if len(bases) > 1:  # the `checkpoint` of one folder says nothing of the others
+    if len(bases) > 1:  # the file `checkpoint` is about the files next to it only
         return None, ""
     base = bases.pop()
     state = os.path.join(base, "checkpoint")
@@ -380,7 +333,7 @@ def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, 
     named = re.search(r'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
     if named is None:
         return None, ""
-    # The path may be of another machine, and of another system.
+    # The path may be from another machine and another operating system.
     path = _unescape(named[1])
     found = _matching(candidates, os.path.join(base, re.split(r"[/\\]", path)[-1]))
     if len(found) == 1:
@@ -389,7 +342,7 @@ def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, 
 
 
 def _unescape(text: str) -> str:
-    """A string of a text proto, which has its quotes, backslashes and non-ASCII bytes escaped."""
+    """A string of a text proto, in which quotes, backslashes and non-ASCII bytes are escaped."""
 
     def byte(escape: re.Match[bytes]) -> bytes:
         return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
@@ -397,45 +350,35 @@ def _unescape(text: str) -> str:
     return re.sub(rb"\\([0-7]{3}|[\\\"'])", byte, text.encode()).decode("utf-8", "replace")
 
 
-def _refuse(folder: Folder, found: list[Located]) -> Located:
-    if not found:
-        raise CheckpointError(
-            f"{folder.path}: no checkpoint here; looked for a file *{INDEX}."
-            f" {_what_lies_there(folder, '')}"
-        )
+def _ambiguous(folder: Folder, found: list[Located]) -> CheckpointError:
     names = [os.path.join(folder.path, c.index_name) for c in found]
-    raise CheckpointError(
-        f"{folder.path} holds {len(names)} checkpoints, and no file `checkpoint` names one of"
+    return CheckpointError(
+        f"{folder.path} has {len(names)} checkpoints, and no file `checkpoint` that names one of"
         " them. Give one of these:\n" + "\n".join(f"  {name}" for name in _shorten(names))
     )
 
 
-def _what_lies_there(folder: Folder, base: str) -> str:
+def _present(folder: Folder, base: str) -> str:
+    """The sentences of a message that say which files a folder has."""
     names = [n for n in folder.names() if os.path.dirname(n) == base] or folder.names()
-    unfinished = [name for name in names if name.endswith(_UNFINISHED)]
-    if unfinished:
-        return f"{unfinished[0]} looks like a download that is not finished."
+    for name in names:
+        if is_unfinished(name):
+            return f"{name} looks like an unfinished download."
     if not names:
-        return "The folder is empty." if folder.listed else "The server lists none of its files."
+        return "The folder is empty." if folder.listed else "The server does not list its files."
     shown = ", ".join(_shorten([os.path.basename(name) for name in names]))
-    hints = {_other_format(name) for name in names} - {""}
-    text = f"What lies there: {shown}.{''.join(' One' + hint + '.' for hint in sorted(hints))}"
+    text = f"Files in the folder: {shown}."
     if archives := [name for name in names if name.endswith(ARCHIVES)]:
-        text += f" To look into an archive, give {os.path.join(folder.path, archives[0])}"
-        text += "; `bertconvert batch` takes all of them." if len(archives) > 1 else "."
+        text += f" To open an archive, give {os.path.join(folder.path, archives[0])}."
     return text
 
 
+def _hint(names: list[str]) -> str:
+    """A sentence on the first file that is of another format."""
+    others = (f" {name} is {other}." for name in names if (other := other_format(name)))
+    return next(others, "")
+
+
 def _shorten(names: list[str]) -> list[str]:
-    rest = len(names) - _SHOWN
-    return names if rest <= 0 else [*names[:_SHOWN], f"and {rest:,} more"]
-
-
-def _other_format(name: str) -> str:
-    if name.endswith((".bin", ".pt", ".pth", ".safetensors")):
-        return " is a PyTorch file already"
-    if name.endswith((".h5", ".keras")):
-        return " is a Keras file, which this tool does not read"
-    if name.endswith(".pb"):
-        return " is a graph; the variables of a SavedModel lie in its folder variables/"
-    return ""
+    rest = len(names) - _MOST_NAMES
+    return names if rest <= 0 else [*names[:_MOST_NAMES], f"and {rest:,} more"]

@@ -1,4 +1,4 @@
-"""TensorFlow's storage -> named arrays. Knows nothing of BERT."""
+"""A checkpoint as a mapping of names to arrays."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec.structs import replace
 
 from ..errors import CheckpointError
-from ..storage.files import File, Progress, is_url
+from ..storage.files import File, Progress
+from ..storage.location import parse_location
 from .bundle import Bundle
 from .locate import locate
 from .object_graph import OBJECT_GRAPH, full_names
@@ -32,25 +33,23 @@ def open_checkpoint(
     *,
     verify_checksums: bool = True,
     progress: Progress | None = None,
+    expected: Sequence[str] = (),
 ) -> "Checkpoint":
     """Open a TensorFlow checkpoint; only its index is read.
 
     Args:
-        path: a folder, a prefix (`.../bert_model.ckpt`), any file of the set, a `.zip` or
+        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a `.zip` or
             `.tar.gz` of it, or the URL of any of these.
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
             the index, and of a V1 file's blocks, always are.
-        progress: told of the bytes that are fetched, or unpacked from an archive.
+        progress: told of the bytes that are downloaded, or unpacked from an archive.
+        expected: names to ask for in a remote folder that lists none: of files, or of an index
+            (`model.ckpt.index`), which stands for all files of its checkpoint.
 
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
     """
-    return Checkpoint(os.fsdecode(path), verify_checksums, progress)
-
-
-def absolute(path: str) -> str:
-    """A path from the root; a URL is one."""
-    return path if is_url(path) else os.path.abspath(path)
+    return Checkpoint(os.fsdecode(path), verify_checksums, progress, tuple(expected))
 
 
 class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
@@ -65,10 +64,17 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     the last reference to it.
     """
 
-    def __init__(self, path: str, verify_checksums: bool, progress: Progress | None) -> None:
-        # Who unpickles it may be in another folder.
-        self._arguments = (absolute(os.path.expanduser(path)), verify_checksums)
-        self._located = locate(path, progress)
+    def __init__(
+        self,
+        path: str,
+        verify_checksums: bool,
+        progress: Progress | None,
+        expected: tuple[str, ...],
+    ) -> None:
+        # The path is absolute, as it may be unpickled in another folder.
+        location = str(parse_location(path).absolute())
+        self._arguments = location, verify_checksums, None, expected
+        self._located = locate(path, progress, expected)
         self._storage: Bundle | SavedTensorSlices | None = (
             SavedTensorSlices(self._located.tables())
             if self._located.is_v1
@@ -303,7 +309,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         self._storage = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Checkpoint, (*self._arguments, None)
+        return Checkpoint, self._arguments
 
 
 def _refuse_strings(variable: Variable) -> None:

@@ -1,8 +1,8 @@
-"""The inside of a zip, a tar or a gzipped tar, read in place.
+"""The files in a zip, a tar or a gzipped tar, read in place.
 
-A stored member is a range of the archive's bytes, so it is read where it is, and so is an archive
-in an archive. A compressed member is unpacked, when it is first needed, to a temporary file without
-a name.
+A member that is not compressed is a range of the archive's bytes, and is read as such; so is an
+archive in an archive. A compressed member is unpacked when it is first opened, to a temporary file
+without a name.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .files import Descriptor, File, Folder, Progress, is_inside, no_room
+from .files import Descriptor, File, Folder, Progress, is_of_macos, no_space
 
 if TYPE_CHECKING:
     import gzip
@@ -19,23 +19,29 @@ if TYPE_CHECKING:
     import zipfile
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-"""The endings of archives that can be read."""
+"""The file name endings of the archives that can be read."""
 
 _COPY_BYTES = 1 << 20
-# What an archive may unpack to, in all. Trained weights are packed to some nine tenths. Zeros are
-# packed a thousandfold, but an optimizer's slots before its first step are two thirds of a
-# checkpoint: it is packed to a third then. Only one that is nearly all zeros grows 64-fold, and up
-# to a GiB that is let pass too. A bomb can't fill the disk, and is refused with what to do instead.
+# An archive may unpack to so many bytes, and so many times its size, so that a zip bomb can't fill
+# the disk. Trained weights compress to nine tenths. Zeros compress a thousandfold, but an untrained
+# optimizer's are two thirds of a checkpoint, which then compresses to a third. Only a checkpoint of
+# nearly nothing but zeros grows 64-fold, and one of up to a GiB is accepted all the same.
 UNPACKED_ALWAYS, UNPACKED_GROWTH = 1 << 30, 64
-# The end of a zip, without a comment, and what stands before each file (APPNOTE 4.3.15, 4.3.7).
+# The end record of a zip without a comment, a member's local header, and the number of these
+# headers to download at once (APPNOTE 4.3.15, 4.3.7).
 _ZIP_END_BYTES, _ZIP_HEADER_BYTES, _ZIP_HEADERS = 42, 30, 256
-# A tar's header of a long name, or of attributes, is read whole, and every file takes a kilobyte.
+# tarfile reads the header of a long name or of attributes whole, and keeps a kilobyte for each
+# file: these are the most that a header, the files and the global attributes may be.
 _TAR_HEADER_BYTES, _TAR_FILES, _TAR_ATTRIBUTES = 1 << 17, 100_000, 100
-_TAR_AHEAD = 2048  # what stands before a file has one to three blocks of 512
+_TAR_AHEAD = 2048  # a file's headers are one to three blocks of 512 bytes
 
 
 def archive(file: File, progress: Progress | None = None) -> Folder | None:
-    """The inside of a zip, tar or gzipped tar, told by its first bytes; None for any other file.
+    """Open a zip, tar or gzipped tar, recognized by its first bytes; None for any other file.
+
+    Args:
+        file: the archive.
+        progress: told of the bytes that are downloaded or unpacked.
 
     Raises:
         CheckpointError: the archive is damaged.
@@ -74,10 +80,10 @@ class _Zip:
         starts = [info.header_offset for info in self._members.values()][:_ZIP_HEADERS]
         file.fetch([(start, start + _ZIP_HEADER_BYTES) for start in starts])
         self._inflated: dict[str, File] = {}
-        self._room = _may_unpack_to(self._file.size)
+        self._may_unpack = _most_unpacked(self._file.size)
 
     def names(self) -> list[str]:
-        return sorted(name for name in self._members if is_inside(name))
+        return sorted(name for name in self._members if not is_of_macos(name))
 
     def open(self, name: str) -> File:
         import zipfile
@@ -95,28 +101,28 @@ class _Zip:
                 end = min(start + info.compress_size, self._file.size)
                 self._file.fetch([(info.header_offset, end)], self._progress)
                 with self._zip.open(info) as member:
-                    spool = _spool(member, shown, info.file_size, self._room, self._progress)
+                    spool = _spool(member, shown, info.file_size, self._may_unpack, self._progress)
                 with spool:
                     descriptor = Descriptor(os.dup(spool.fileno()))
                 size = os.fstat(descriptor.fd).st_size
                 if size != info.file_size:
-                    raise EOFError(f"{size:,} bytes of {info.file_size:,}")
+                    raise EOFError(f"{size:,} of {info.file_size:,} bytes")
                 self._inflated[name] = File(shown, descriptor, 0, size)
-                self._room -= size
+                self._may_unpack -= size
             return self._inflated[name]
         except CheckpointError:
             raise
         except (NotImplementedError, RuntimeError) as error:
             raise CheckpointError(f"{shown} can't be unpacked: {error}") from error
-        except Exception as error:  # every decompressor has errors of its own
+        except Exception as error:  # each decompressor raises other errors
             raise CheckpointError(f"{shown} is damaged ({error}). Download it again.") from error
 
     def is_packed(self, name: str) -> bool:
         return self._members[name].compress_type != 0  # ZIP_STORED
 
     def _start_of(self, info: "zipfile.ZipInfo", shown: str) -> int:
-        """Where the bytes of a member begin."""
-        # The local header repeats the name, with an extra field of its own length (APPNOTE 4.3.7).
+        """The position of a member's first byte."""
+        # The local header repeats the name, with an extra field of another length (APPNOTE 4.3.7).
         header = self._file.read(info.header_offset, _ZIP_HEADER_BYTES)
         signature, *_, name_bytes, extra_bytes = struct.unpack("<4s5H3L2H", header)
         if signature != b"PK\x03\x04":
@@ -125,7 +131,7 @@ class _Zip:
 
 
 def is_packed(folder: Folder, name: str) -> bool:
-    """Whether a file has to be unpacked before it can be read."""
+    """Whether a file must be unpacked before it can be read."""
     return isinstance(folder, _Zip) and folder.is_packed(name)
 
 
@@ -150,9 +156,9 @@ class _Tar:
             OSError,
             ValueError,
             EOFError,
-            MemoryError,  # tarfile believes the header of a long name, however long
+            MemoryError,  # tarfile trusts the length of a long name
             OverflowError,
-            RecursionError,  # headers of headers of headers
+            RecursionError,  # a header may follow a header, without end
         ) as error:
             reason = str(error) or type(error).__name__
             raise CheckpointError(
@@ -160,7 +166,7 @@ class _Tar:
             ) from error
 
     def names(self) -> list[str]:
-        return sorted(name for name in self._members if is_inside(name))
+        return sorted(name for name in self._members if not is_of_macos(name))
 
     def open(self, name: str) -> File:
         start, size = self._members[name]
@@ -171,19 +177,19 @@ class _Tar:
 
 
 class _Headers:
-    """A tar as tarfile reads it, which takes a header of any length that it claims to have."""
+    """The stream that tarfile reads headers from; refuses one that claims to be too long."""
 
     def __init__(self, tar: IO[bytes]) -> None:
         self.seek, self.tell, self._read = tar.seek, tar.tell, tar.read
 
     def read(self, size: int) -> bytes:
         if size > _TAR_HEADER_BYTES:
-            raise ValueError(f"a header of {size:,} bytes")
+            raise ValueError(f"a header has {size:,} bytes")
         return self._read(size)
 
 
 def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
-    """The members of a tar; by itself tarfile follows a negative size back, round and round."""
+    """The members of a tar; tarfile alone would follow a negative size back, in a loop."""
     import tarfile
 
     end = -1
@@ -193,9 +199,9 @@ def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
             return
         if member.size < 0 or member.offset <= end:
             raise tarfile.ReadError(f"{member.name} has a wrong size")
-        # Attributes that stand for all files are copied to each, and tarfile keeps every file.
+        # tarfile copies global attributes to each file, and keeps all files.
         if len(contents.pax_headers) > _TAR_ATTRIBUTES:
-            raise tarfile.ReadError("more attributes of all files than any tar has")
+            raise tarfile.ReadError(f"more than {_TAR_ATTRIBUTES} global attributes")
         end = member.offset
         contents.members.clear()  # type: ignore[attr-defined]
         yield member
@@ -203,7 +209,7 @@ def _ascending(contents: "tarfile.TarFile") -> Iterator["tarfile.TarInfo"]:
 
 
 def _trim(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")  # some tools for Windows write backslashes
+    return name.replace("\\", "/").removeprefix("./")  # some Windows tools write backslashes
 
 
 def _gunzip(file: File, progress: Progress | None) -> File:
@@ -213,7 +219,7 @@ def _gunzip(file: File, progress: Progress | None) -> File:
     file.fetch([(0, file.size)], progress)
     try:
         with gzip.GzipFile(fileobj=file.stream()) as packed:
-            spool = _spool(packed, file.name, 0, _may_unpack_to(file.size), progress)
+            spool = _spool(packed, file.name, 0, _most_unpacked(file.size), progress)
     except (OSError, zlib.error, EOFError) as error:
         raise CheckpointError(f"{file.name} is damaged ({error}). Download it again.") from error
     with spool:
@@ -221,21 +227,24 @@ def _gunzip(file: File, progress: Progress | None) -> File:
     return File(file.name, descriptor, 0, os.fstat(descriptor.fd).st_size)
 
 
-def _may_unpack_to(size: int) -> int:
+def _most_unpacked(size: int) -> int:
     return UNPACKED_ALWAYS + UNPACKED_GROWTH * size
 
 
 def _spool(
     source: "IO[bytes] | gzip.GzipFile", name: str, size: int, most: int, progress: Progress | None
 ) -> IO[bytes]:
-    """Unpack a stream into a temporary file that has no name and goes away by itself.
+    """Unpack a stream into a temporary file without a name, which disappears when it is closed.
 
     Args:
         source: the stream.
         name: what messages call it.
-        size: what it is said to have, 0 where that is not known.
-        most: of so many bytes, the stream is refused.
-        progress: told of what is done.
+        size: its reported size in bytes; 0 if unknown.
+        most: the most bytes that it may have.
+        progress: told of the bytes that are unpacked.
+
+    Raises:
+        CheckpointError: it has more bytes, or the temporary folder has no space.
     """
     import tempfile
     from contextlib import suppress
@@ -244,17 +253,17 @@ def _spool(
     try:
         spool = tempfile.TemporaryFile()  # noqa: SIM115 (it outlives this function)
     except OSError as error:
-        raise no_room(name, "unpacked", done, error) from error
+        raise no_space("unpack", name, error) from error
     try:
-        room = os.fstatvfs(spool.fileno())
-        if size <= most and size > room.f_bavail * room.f_frsize:
-            raise no_room(name, "unpacked", done)
+        disk = os.fstatvfs(spool.fileno())
+        if size <= most and size > disk.f_bavail * disk.f_frsize:
+            raise no_space("unpack", name)
         while size <= most and (chunk := source.read(_COPY_BYTES)):
             try:
                 spool.write(chunk)
                 spool.flush()
             except OSError as error:
-                raise no_room(name, "unpacked", done, error) from error
+                raise no_space("unpack", name, error) from error
             done += len(chunk)
             if done > most:
                 break
@@ -262,11 +271,11 @@ def _spool(
                 progress(f"unpacking {name}", done, size)
         if max(size, done) > most:
             raise CheckpointError(
-                f"{name} unpacks to more than {most:,} bytes, too much for a checkpoint in an"
-                " archive of its size. If you trust it, unpack it yourself and give the folder."
+                f"{name} unpacks to more than {most:,} bytes, too much for an archive of its"
+                " size. If you trust it, unpack it yourself and give the folder."
             )
     except BaseException:
-        with suppress(OSError):  # what the disk did not take, it does not take now either
+        with suppress(OSError):  # closing flushes, which a full disk refuses again
             spool.close()
         raise
     return spool

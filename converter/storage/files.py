@@ -1,9 +1,8 @@
-"""Files and folders: ranges of bytes that can be read, wherever they are."""
+"""Files and folders whose bytes can be read by range, on disk or not."""
 
 import errno
 import io
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Protocol
@@ -14,37 +13,33 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the bytes that are done, and how many there are (0: unknown)."""
+"""Called with the current step, the bytes done and the bytes in all (0: unknown)."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def absolute(path: str) -> str:
-    """A path from the root; a URL is one."""
-    return path if is_url(path) else os.path.abspath(path)
+IsWanted = Callable[[str], bool]
+"""Whether a file of this name, other than an archive, is what the caller looks for."""
 
 
-def is_url(path: str) -> bool:
-    """Whether a path names something afar, such as https://host/x.zip or s3://bucket/folder."""
-    return _URL.match(path) is not None
+def nothing(name: str) -> bool:
+    """Wants no file."""
+    return False
 
 
 class Medium(Protocol):
-    """What bytes are read from, by any number of `File`s and threads."""
+    """Where the bytes of any number of `File`s come from; safe in several threads."""
 
     def read_into(self, position: int, buffer: memoryview) -> int:
-        """Fill as much of `buffer` as there is in one go; 0 bytes are read at the end alone.
+        """Fill the start of `buffer`; gives the number of bytes, which is 0 only at the end.
 
         Raises:
-            OSError: they can't be read.
+            OSError: the bytes can't be read.
         """
 
     def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None) -> None:
-        """Make (start, end) at hand, where that is better done all at once."""
+        """Prepare to read the ranges (start, end), if that is faster for all of them at once."""
 
 
 class Descriptor:
-    """An open file descriptor, closed with the last `File` that reads from it."""
+    """An open file descriptor, which is closed together with the last `File` that uses it."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -53,14 +48,21 @@ class Descriptor:
         return os.preadv(self.fd, [buffer], position)
 
     def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None) -> None:
-        pass  # a disk's bytes are at hand
+        pass  # a disk needs no preparation
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)  # bound early: at the interpreter's exit `os` may be gone
+        close(self.fd)  # bound early: `os` may be gone when the interpreter exits
 
 
 class File:
-    """`size` bytes of a medium, from byte `start`, under the name that a person knows."""
+    """A range of a medium's bytes, with the name that messages use for it.
+
+    Args:
+        name: the name.
+        medium: where the bytes come from.
+        start: the position of the file's first byte in the medium.
+        size: the number of bytes.
+    """
 
     def __init__(self, name: str, medium: Medium, start: int, size: int) -> None:
         self.name = name
@@ -69,7 +71,7 @@ class File:
         self._start = start
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` (bytes) with what stands at `offset`; safe in several threads.
+        """Fill `buffer` (bytes) with the bytes from `offset`; safe in several threads.
 
         Raises:
             CheckpointError: the file ends before that, or can't be read.
@@ -80,7 +82,7 @@ class File:
             done += self.read_some(offset + done, buffer[done:])
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
-        """Fill a part of `buffer`: as much as comes at once, and more than nothing.
+        """Fill the start of `buffer` with at least one byte; gives the number of bytes.
 
         Raises:
             CheckpointError: as `read_into`.
@@ -88,57 +90,56 @@ class File:
         try:
             count = self._medium.read_into(self._start + offset, buffer)
         except OSError as error:
-            raise CheckpointError(
-                f"{self.name} can't be read: {error.strerror or error}"
-            ) from error
+            raise self._unreadable(error) from error
         if count == 0:
             raise CheckpointError(f"{self.name} became shorter while it was read")
         return count
 
     def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`.
+        """Read `size` bytes from `offset`.
 
         Raises:
             CheckpointError: as `read_into`.
         """
-        self.check(offset, size)  # before anything is allocated
+        self.check(offset, size)  # before memory is allocated
         buffer = bytearray(size)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
     def part(self, name: str, offset: int, size: int) -> "File":
-        """A file that lies within this one, from byte `offset`."""
+        """A file that is a range of this one, from byte `offset`."""
         return File(name, self._medium, self._start + offset, size)
 
     def fetch(self, ranges: Sequence[tuple[int, int]], progress: Progress | None = None) -> None:
-        """Say which bytes, each (start, end), will be read: from afar they come all at once.
+        """Announce the ranges (start, end) to be read: those of a remote file are downloaded.
 
         Raises:
-            CheckpointError: they can't be had.
+            CheckpointError: they can't be downloaded.
         """
         try:
             moved = [(self._start + start, self._start + end) for start, end in ranges]
             self._medium.fetch(moved, progress)
         except OSError as error:
-            raise CheckpointError(
-                f"{self.name} can't be read: {error.strerror or error}"
-            ) from error
+            raise self._unreadable(error) from error
 
     def stream(self, ahead: int = 1 << 16) -> IO[bytes]:
-        """It as other libraries read a file, up to so many bytes ahead."""
+        """A Python file object, which reads up to `ahead` bytes ahead."""
         return io.BufferedReader(_Raw(self), ahead)
 
     def check(self, offset: int, size: int) -> None:
-        """Make sure that there are `size` bytes at `offset`.
+        """Check that the file has `size` bytes at `offset`.
 
         Raises:
-            CheckpointError: the file ends before that.
+            CheckpointError: it ends before that.
         """
         if offset + size > self.size:
             raise CheckpointError(
-                f"{self.name} is cut off: bytes {offset:,} to {offset + size:,} are wanted, and it"
-                f" has {self.size:,}. Download or copy it again."
+                f"{self.name} is cut off: it has {self.size:,} bytes, and bytes {offset:,} to"
+                f" {offset + size:,} are needed. Download or copy it again."
             )
+
+    def _unreadable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"{self.name} can't be read: {error.strerror or error}")
 
 
 class _Raw(io.RawIOBase):
@@ -157,7 +158,7 @@ class _Raw(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
         if start + offset < 0:
-            raise ValueError(f"a negative position, {start + offset:,}")
+            raise ValueError(f"the position {start + offset:,} is negative")
         self._at = start + offset
         return self._at
 
@@ -170,29 +171,16 @@ class _Raw(io.RawIOBase):
 
 
 class Folder(Protocol):
-    """Files by their names, relative and with `/` between the parts."""
+    """Files by their relative names, with `/` between the parts."""
 
     path: str
-    listed: bool  # whether `names` has all of them, and not only those that are known otherwise
+    listed: bool  # after `names`: False if it may be incomplete, as a server lists no names
 
     def names(self) -> list[str]:
         """The files' names, sorted."""
 
     def open(self, name: str) -> File:
-        """One of them, opened for reading."""
-
-
-def open_file(path: str, name: str) -> File:
-    """A file on disk, or afar; `name` is what messages call one on disk.
-
-    Raises:
-        CheckpointError: there is none, it can't be opened, or it is no regular file.
-    """
-    if is_url(path):
-        from .remote import open_url
-
-        return open_url(path)
-    return open_path(path, name)
+        """Open a file for reading."""
 
 
 def open_path(path: str, name: str = "") -> File:
@@ -207,7 +195,7 @@ def open_path(path: str, name: str = "") -> File:
     """
     name = name or path
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+        # Without O_NONBLOCK, opening a pipe would wait for a process that writes to it.
         descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -219,18 +207,26 @@ def open_path(path: str, name: str = "") -> File:
 
 
 class Directory:
-    """A folder on disk, with the folders directly in it."""
+    """A folder on disk with its subfolders.
+
+    Args:
+        path: the folder.
+        files: the names of the files directly in it; by default the folder is listed, and its
+            subfolders, too.
+    """
 
     listed = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, files: Sequence[str] | None = None) -> None:
         self.path = path
+        self._files = files
 
     def names(self) -> list[str]:
         try:
-            return sorted(self._names())
+            names = self._names() if self._files is None else self._files
         except OSError as error:
             raise CheckpointError(f"{self.path} can't be listed: {error.strerror}") from error
+        return sorted(name for name in names if not is_of_macos(name))
 
     def _names(self) -> list[str]:
         names = []
@@ -241,7 +237,7 @@ class Directory:
                 elif os.access(entry.path, os.R_OK | os.X_OK) and entry.is_dir():
                     with os.scandir(entry.path) as inner:
                         names += [f"{entry.name}/{file.name}" for file in inner if _is_file(file)]
-        return [name for name in names if is_inside(name)]
+        return names
 
     def open(self, name: str) -> File:
         return open_path(os.path.join(self.path, name))
@@ -271,15 +267,42 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def is_inside(name: str) -> bool:
-    """Whether a file is its author's, not one that macOS put beside it."""
-    return not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith("._")
+def is_of_macos(name: str) -> bool:
+    """Whether macOS added the file, to keep a file's attributes on a foreign disk or in a zip."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 
-def no_room(name: str, must: str, done: int, error: OSError | None = None) -> CheckpointError:
-    """What to say where no more than `done` bytes of what `must` be done fit the disk."""
-    reason = error.strerror if error is not None else os.strerror(errno.ENOSPC)
+def no_space(verb: str, name: str, error: OSError | None = None) -> CheckpointError:
+    """The error for a temporary folder that can't take a file.
+
+    Args:
+        verb: what the file needs, `unpack` or `download`.
+        name: the file.
+        error: what the system reports; None for too little free space.
+    """
+    import tempfile
+
+    error = error or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    reason = ": ".join(filter(None, [tempfile.tempdir, error.strerror or str(error)]))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CheckpointError(
+            f"no space to {verb} {name} in the temporary folder ({reason}). Set TMPDIR to a larger"
+            " one."
+        )
     return CheckpointError(
-        f"{name} has to be {must}, and the folder for temporary files took {done:,} bytes of it:"
-        f" {reason}. Set TMPDIR to a folder with more room."
+        f"can't {verb} {name} to the temporary folder ({reason}). Set TMPDIR to another one."
     )
+
+
+def is_url(path: str) -> bool:  # until every caller uses a Location
+    return "://" in path
+
+
+def absolute(path: str) -> str:  # until every caller uses a Location
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def open_file(path: str, name: str) -> File:  # until every caller uses a Location
+    from .location import parse_location
+
+    return parse_location(path).open() if is_url(path) else open_path(path, name)

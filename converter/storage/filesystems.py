@@ -1,6 +1,6 @@
-"""fsspec's drivers for what lies afar: found by the URL, called with patience, understood.
+"""fsspec's drivers for remote files: found by the URL, called with retries, their errors explained.
 
-Nothing of fsspec is imported before a URL is met.
+fsspec is imported when the first URL is used.
 """
 
 import asyncio
@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from .urls import host, is_web, protocol, scrubbed
+from ..errors import BertconvertError
+from .urls import host, is_web, protocol, scrubbed, shown
 
 T = TypeVar("T")
 
 _EXTRA = "'bertconvert[remote]'"
-# What the extra brings, by protocol.
+# The packages that the extra installs, by protocol.
 _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
@@ -36,33 +37,39 @@ _LOGINS = {
 }
 _LOUD = ("aiobotocore", "botocore", "fsspec", "gcsfs", "s3fs")
 CONNECT_SECONDS, STALL_SECONDS = 20, 30
-TRIES = 5  # in a row, of which none gets any further
-FIRST_TRIES = 3  # of what was never answered yet, and may have a wrong name
-_PATIENT = {"gcs", "gs", "hf", "s3", "s3a"}  # drivers that have made some tries themselves
-PAUSE_SECONDS = 0.5  # after the first try, and twice as long after each that follows
+TRIES = 5  # without any progress in between
+FIRST_TRIES = 3  # to reach a server for the first time, whose name may be wrong
+_RETRYING = {"gcs", "gs", "hf", "s3", "s3a"}  # drivers that retry by themselves
+PAUSE_SECONDS = 0.5  # after the first try, twice as long after each further one
 _LONGEST_PAUSE = 30.0
-_THREADS = 8  # of drivers that wait for each answer
+_THREADS = 8  # for drivers that block until a server answers
 
 Kind = Literal["other", "missing", "denied", "transient"]
 
 
 class Problem(Exception):
-    """Why something afar can't be had, as the end of a sentence, and whether to try again."""
+    """Why a remote file can't be used, as the end of a sentence, and whether to try again.
+
+    Args:
+        text: the reason.
+        kind: `transient` if another try may help.
+        pause: the seconds that the server asks to wait.
+    """
 
     def __init__(self, text: str, kind: Kind = "other", pause: float = 0.0) -> None:
         super().__init__(text)
         self.kind = kind
-        self.pause = pause  # seconds that the server asks to wait
+        self.pause = pause
 
 
 _opened: dict[tuple[object, ...], Any] = {}
 
 
 def driver(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path that it knows the URL by.
+    """fsspec's file system for a URL, and the path that it uses for the URL.
 
     Raises:
-        Problem: the driver is not installed, or there is none.
+        Problem: the driver is not installed, or does not exist.
     """
     name = protocol(url)
     try:
@@ -76,18 +83,18 @@ def driver(url: str) -> tuple[Any, str]:
         package = cause.name if isinstance(cause, ImportError) else None
         raise _missing(name, package or _package(name)) from error
     except ValueError as error:
-        raise Problem(f"{name}:// is no protocol that fsspec knows") from error
+        raise Problem(f"fsspec does not know the protocol {name}://") from error
     try:
         options = _web_options(name) if is_web(url) else kind._get_kwargs_from_urls(url)
-        # fsspec keeps one for each thread, which would connect anew in each. After a fork none of
-        # them can be used.
+        # fsspec keeps one file system for each thread, and each would open its own connections.
+        # After a fork none of them can be used.
         key = (os.getpid(), name, repr(sorted(options.items())))
         if key not in _opened:
-            for loud in _LOUD:  # what they have to say is in the error, too
+            for loud in _LOUD:  # the error has what they would print
                 logging.getLogger(loud).addHandler(logging.NullHandler())
             _opened[key] = kind(**options)
         return _opened[key], kind._strip_protocol(url)
-    except Exception as error:  # each driver has errors of its own
+    except Exception as error:  # each driver raises other errors
         raise explain(error, url) from error
 
 
@@ -118,7 +125,7 @@ def _web_options(name: str) -> dict[str, Any]:
             "timeout": ClientTimeout(
                 total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS
             ),
-            "auto_decompress": False,  # bytes are wanted as they lie there
+            "auto_decompress": False,  # the bytes must be those of the stored file
             "trust_env": True,  # proxies, ~/.netrc
             **given,
         }
@@ -126,7 +133,7 @@ def _web_options(name: str) -> dict[str, Any]:
 
 
 def call(file_system: Any, method: str, *arguments: Any, **options: Any) -> Awaitable[Any]:
-    """Call a method of a file system without waiting for it in fsspec's loop."""
+    """Call a method of a file system without blocking fsspec's event loop."""
     if file_system.async_impl:
         answer: Awaitable[Any] = getattr(file_system, f"_{method}")(*arguments, **options)
         return answer
@@ -134,7 +141,7 @@ def call(file_system: Any, method: str, *arguments: Any, **options: Any) -> Awai
     return asyncio.get_running_loop().run_in_executor(_threads(), waiting)
 
 
-_pools: dict[int, ThreadPoolExecutor] = {}  # by process, as no thread comes along with a fork
+_pools: dict[int, ThreadPoolExecutor] = {}  # by process, as a fork has none of its parent's threads
 
 
 def _threads() -> ThreadPoolExecutor:
@@ -147,17 +154,17 @@ def _threads() -> ThreadPoolExecutor:
 def run(
     work: Callable[[], Coroutine[Any, Any, T]], url: str, tick: Callable[[], None] | None = None
 ) -> T:
-    """Wait for work that is done in fsspec's loop; an interrupt ends both.
+    """Run a coroutine in fsspec's event loop and wait for it; an interrupt cancels it.
 
     Args:
-        work: what is to be done, called there.
-        url: what it is done with.
-        tick: called in this thread, some times in a second, and at the end.
+        work: makes the coroutine, in that loop.
+        url: the file or folder that it uses.
+        tick: called in this thread several times a second, and at the end.
 
     Raises:
-        Problem: there is no driver, or `work` raises that.
+        Problem: there is no driver, or `work` raises it.
     """
-    driver(url)  # some can't be made in the loop
+    driver(url)  # some can't be created in the loop
     from fsspec.asyn import get_loop
 
     future = asyncio.run_coroutine_threadsafe(work(), get_loop())
@@ -174,18 +181,40 @@ def run(
     return future.result()
 
 
-async def patiently(work: Callable[[], Awaitable[T]], url: str, tries: int = 0) -> T:
-    """What `work` gives, which is tried again where that may help.
+def run_or_refuse(
+    refusal: type[BertconvertError],
+    work: Callable[[], Coroutine[Any, Any, T]],
+    url: str,
+    tick: Callable[[], None] | None = None,
+    verb: str = "read",
+) -> T:
+    """As `run`, but a problem is raised as an error that a person can read.
+
+    Args:
+        refusal: the class of the error.
+        work: as for `run`.
+        url: as for `run`.
+        tick: as for `run`.
+        verb: what can't be done with the URL, as a participle.
+    """
+    try:
+        return run(work, url, tick)
+    except Problem as problem:
+        raise refusal(f"{shown(url)} can't be {verb}: {problem}") from problem
+
+
+async def with_retries(work: Callable[[], Awaitable[T]], url: str, tries: int = 0) -> T:
+    """The result of `work`, which is called again after an error that may not last.
 
     Args:
         work: called for each try.
-        url: what it is done with.
-        tries: how many; by default a few, or one where the driver tries again itself.
+        url: the file or folder that it uses.
+        tries: the number of tries; by default a few, or one if the driver retries by itself.
 
     Raises:
-        Problem: it is of no use.
+        Problem: the error lasts, or the tries are used up.
     """
-    tries = tries or (1 if protocol(url) in _PATIENT else FIRST_TRIES)
+    tries = tries or (1 if protocol(url) in _RETRYING else FIRST_TRIES)
     for number in range(1, tries + 1):
         try:
             return await work()
@@ -194,11 +223,11 @@ async def patiently(work: Callable[[], Awaitable[T]], url: str, tries: int = 0) 
             if problem.kind != "transient" or number == tries:
                 raise problem from error
         await pause(number, problem)
-    raise AssertionError("there is at least one try")
+    raise AssertionError("the loop has at least one try")
 
 
 async def pause(number: int, problem: Problem) -> None:
-    """Wait after the try of this number, longer each time, and not as long as others do."""
+    """Wait after try `number`: longer each time, and not as long as other clients do."""
     seconds = PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.75, 1.25)
     await asyncio.sleep(min(max(seconds, problem.pause), _LONGEST_PAUSE))
 
@@ -215,7 +244,6 @@ _LOGIN_ERRORS = {
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
-_UNREACHED = {"ClientConnectorError", "ConnectError", "EndpointConnectionError"}
 _DROPPED = {
     "ClientConnectionError",
     "ClientPayloadError",
@@ -228,46 +256,61 @@ _DROPPED = {
     "TransferEncodingError",
     "TransportError",
 }
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+# The names of error classes, what they mean, and whether another try may help; the first that
+# matches counts, as some are subclasses of others.
+_MEANINGS: list[tuple[set[str], str, Kind]] = [
+    (
+        {"gaierror", "ClientConnectorDNSError"},
+        "{server} can't be found; check its name and the network",
+        "transient",
+    ),
+    (
+        {"SSLError", "ClientSSLError"},
+        "no secure connection to {server} is possible{reason}; SSL_CERT_FILE can name the trusted"
+        " certificates",
+        "other",
+    ),
+    ({"InvalidURL"}, "it is not a valid URL", "other"),
+    ({"ConnectionRefusedError"}, "{server} refuses the connection", "transient"),
+    (
+        {"ClientConnectorError", "ConnectError", "EndpointConnectionError"},
+        "{server} can't be reached",
+        "transient",
+    ),
+    ({"Timeout"}, "{server} does not answer", "transient"),
+    ({"Status"}, "the server answers {status}", "other"),
+    (_DROPPED, "the connection was dropped", "transient"),
+]
 
 
 def explain(error: BaseException, url: str) -> Problem:
-    """What a driver's error means.
+    """The meaning of a driver's error.
 
-    Drivers are told by the names of their errors, as those of others are not installed.
+    Errors are recognized by the names of their classes, as not every driver is installed.
     """
     if isinstance(error, Problem):
         return error
     causes = list(_causes(error))
     names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     status = next((found for cause in causes if (found := _status(cause))), 0)
-    at = host(url) if is_web(url) else "the server"
     if status in (401, 403, 407) or names & _LOGIN_ERRORS or "Forbidden" in str(error)[:10]:
         answer = f"the server answers {status}: " if status else ""
-        absent = "it is not there, or " if protocol(url) == "hf" else ""
-        return Problem(f"{answer}{absent}it asks for a login{_login(url)}", "denied")
+        absent = "it does not exist, or " if protocol(url) == "hf" else ""
+        return Problem(f"{answer}{absent}it needs a login{_login(url)}", "denied")
     if status in (404, 410) or "FileNotFoundError" in names:
-        return Problem("it is not there" + (f" ({status})" if status else ""), "missing")
-    if names & {"gaierror", "ClientConnectorDNSError"}:
-        return Problem(f"{at} can't be found: check its name, and the network", "transient")
-    if names & {"SSLError", "ClientSSLError"}:
-        reason = next((str(c.verify_message) for c in causes if hasattr(c, "verify_message")), "")
-        return Problem(
-            f"no safe connection to {at} can be made{f' ({reason})' if reason else ''};"
-            " SSL_CERT_FILE names the certificates that are trusted"
-        )
-    if "InvalidURL" in names:
-        return Problem("that is no URL")
-    if "ConnectionRefusedError" in names:
-        return Problem(f"{at} refuses the connection", "transient")
-    if names & _UNREACHED:
-        return Problem(f"{at} can't be reached", "transient")
-    if "TimeoutError" in names or any("Timeout" in name for name in names):
-        return Problem(f"{at} does not answer", "transient")
+        return Problem("it does not exist" + (f" ({status})" if status else ""), "missing")
+    if any("Timeout" in name for name in names):
+        names.add("Timeout")
     if status:
-        return Problem(f"the server answers {status}", "transient" if status in _AGAIN else "other")
-    if names & _DROPPED:
-        return Problem("the connection was dropped", "transient")
+        names.add("Status")
+    for known, text, kind in _MEANINGS:
+        if names & known:
+            server = host(url) if is_web(url) else "the server"
+            details = [str(c.verify_message) for c in causes if hasattr(c, "verify_message")]
+            reason = f" ({details[0]})" if details else ""
+            kind = "transient" if status in _TRANSIENT_STATUS else kind
+            return Problem(text.format(server=server, reason=reason, status=status), kind)
     text = scrubbed(f"{type(error).__name__}: {error}")[:300]
     return Problem(text, "transient" if isinstance(error, OSError) else "other")
 
@@ -286,13 +329,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int:
-    """The status of the HTTP answer that an error tells of."""
+    """The status of the HTTP answer that caused an error; 0 if there is none."""
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):  # of botocore
         found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
         found = getattr(answer, "status_code", None)
     found = found or getattr(error, "status", None)
-    if type(error).__name__ == "HttpError":  # of gcsfs; of aiohttp, 400 is any broken answer
+    if type(error).__name__ == "HttpError":  # gcsfs; aiohttp uses 400 for any broken answer
         found = found or getattr(error, "code", None)
     return found if isinstance(found, int) and 100 <= found < 600 else 0

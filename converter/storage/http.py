@@ -1,7 +1,7 @@
-"""HTTP through fsspec's session: whether a file is there, its bytes, and lists of files.
+"""HTTP through fsspec's session: the size of a file, its bytes, and lists of files.
 
-fsspec's own `cat_file` takes the whole file for the range that was asked for, if the server ignores
-ranges, and loses what had come of a connection that is dropped.
+fsspec's `cat_file` returns the whole file in place of a range if the server ignores ranges, and
+loses what had arrived when a connection is dropped.
 """
 
 import re
@@ -17,29 +17,29 @@ from .filesystems import Problem, driver
 from .urls import split
 
 _PAGES = ("text/html", "application/xhtml+xml")
-_OF_URLS = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986
-_LARGEST_LIST = 16 << 20  # bytes of a page that lists files
-# Of Apache, nginx, lighttpd, Python, Node, IIS; others link to `..`, as no other page does.
+_URL_CHARACTERS = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986
+_LARGEST_LIST = 16 << 20  # bytes
+# Titles of the lists of Apache, nginx, lighttpd, Python, Node and IIS; others link to `..`.
 _LIST = re.compile(r"<title>\s*(index of|directory listing|files within|listing|[^<]* - /)", re.I)
 
 
 class WebPage(Problem):
-    """What answers is for people to read, and not the file itself."""
+    """The server answers with a web page in place of the file."""
 
     def __init__(self) -> None:
         super().__init__(
-            "it answers with a web page (text/html): it may want a login, or be the page with the"
-            " link to the file"
+            "the server answers with a web page (text/html): it may need a login, or be the page"
+            " that links to the file"
         )
 
 
-async def look(url: str) -> tuple[int | None, str]:
-    """A file's bytes, None where the server does not say, and what tells it from a later one.
+async def stat(url: str) -> tuple[int | None, str]:
+    """A file's size in bytes (None if the server does not tell) and its version.
 
-    No byte of it is fetched.
+    None of its bytes is downloaded.
 
     Raises:
-        WebPage: what is there is a page.
+        WebPage: the server answers with a page.
         Exception: as aiohttp raises it.
     """
     async with await _request("HEAD", url) as answer:
@@ -49,9 +49,9 @@ async def look(url: str) -> tuple[int | None, str]:
             _refuse_page(answer)
             if answer.content_length is not None:
                 return int(answer.content_length), _version(answer)
-    # A server may refuse HEAD, as one does whose URLs are signed for GET, or leave out the size.
+    # A server may refuse HEAD, for example if a URL is signed for GET, or leave out the size.
     async with await _request("GET", url, {"Range": "bytes=0-0"}) as answer:
-        if answer.status == 416:  # of an empty file
+        if answer.status == 416:  # the file is empty
             return _range(answer)[1] or 0, ""
         _check(answer)
         size = _range(answer)[1] if answer.status == 206 else answer.content_length
@@ -66,17 +66,16 @@ def _version(answer: Any) -> str:
 async def opened(
     url: str, start: int, end: int | None, expected: int | None
 ) -> AsyncIterator["Part"]:
-    """Ask for the bytes from `start` to `end`; a server that knows no ranges gives all of them.
+    """Request the bytes from `start` to `end`; a server without ranges sends the whole file.
 
     Args:
         url: the file.
         start: the first byte.
-        end: that after the last, None for the whole file.
-        expected: the size that the file had before.
+        end: the byte after the last; None for the whole file.
+        expected: the size that the file had before; None if unknown.
 
     Raises:
-        Problem: what is there is a page, the file has another size now, or the answer is not what
-            was asked for.
+        Problem: the answer is a page, the size changed, or the answer has other bytes.
         Exception: as aiohttp raises it.
     """
     ranged = {} if end is None else {"Range": f"bytes={start}-{end - 1}"}
@@ -87,19 +86,19 @@ async def opened(
         else:
             at, total = _range(answer)
             if at != start:
-                raise Problem(f"the server sends byte {at:,} where byte {start:,} was asked for")
+                raise Problem(f"the server sends byte {at:,} in place of byte {start:,}")
         if total is not None and expected is not None and total != expected:
-            raise Problem(f"it has {total:,} bytes, and had {expected:,} before")
+            raise Problem(f"its size changed from {expected:,} to {total:,} bytes")
         whole = answer.status != 206
         limit = None if whole or end is None else end - start
         yield Part(at, whole, _data(answer, limit))
 
 
 class Part(Struct, frozen=True):
-    """What comes of a file."""
+    """The bytes that a server sends."""
 
     start: int
-    whole: bool  # whether it is all of the file, whatever was asked for
+    whole: bool  # whether it is the whole file, even if a range was requested
     data: AsyncIterator[bytes]
 
 
@@ -114,7 +113,9 @@ async def _data(answer: Any, limit: int | None) -> AsyncIterator[bytes]:
 
 
 async def listed(url: str) -> tuple[list[str], bool]:
-    """The names that a folder's page links to, of folders with `/`, and whether it is a list.
+    """The names that a folder's page links to, and whether it is a list of files.
+
+    Folders' names end with `/`.
 
     Raises:
         Exception: as aiohttp raises it.
@@ -145,16 +146,16 @@ async def _request(method: str, url: str, headers: dict[str, str] | None = None)
     file_system, _ = driver(url)
     session = await file_system.set_session()
     options = {"allow_redirects": True, **file_system.kwargs}
-    # Compressed on the way, a file would have another size, and no ranges.
+    # A file that is compressed in transfer has another size, and no ranges.
     given = options.pop("headers", {})
     headers = {**given, "Accept-Encoding": "identity", **(headers or {})}
-    # What is escaped already stays as it is: a signature is of these very letters.
-    address = URL(quote(url, safe=_OF_URLS), encoded=True) if "%" in url else URL(url)
+    # Escaped characters stay as they are: a signature is computed from them.
+    address = URL(quote(url, safe=_URL_CHARACTERS), encoded=True) if "%" in url else URL(url)
     return session.request(method, address, headers=headers, **options)
 
 
 def _check(answer: Any) -> None:
-    """Refuse an answer that is not a file's bytes as they lie there."""
+    """Refuse an answer that does not have the bytes of the stored file."""
     if answer.status >= 400:
         pause = answer.headers.get("Retry-After", "")
         if answer.status in (429, 503) and pause.isdecimal():
@@ -162,10 +163,10 @@ def _check(answer: Any) -> None:
         answer.raise_for_status()
     _refuse_page(answer)
     encoding = answer.headers.get("Content-Encoding", "identity").lower()
-    # Some servers say of x.tar.gz that it is a tar, compressed on its way.
+    # Some servers report x.tar.gz as a tar that is compressed in transfer.
     packed = encoding in ("gzip", "x-gzip") and split(str(answer.url))[1].endswith(("gz", "tgz"))
     if encoding not in ("identity", "") and not packed:
-        raise Problem(f"the server compresses it ({encoding}) though it was asked not to")
+        raise Problem(f"the server compresses it ({encoding}), against the request")
 
 
 def _refuse_page(answer: Any) -> None:
@@ -174,23 +175,23 @@ def _refuse_page(answer: Any) -> None:
 
 
 def _range(answer: Any) -> tuple[int, int | None]:
-    """The first byte that a part of a file has, and the size of the whole."""
-    said = answer.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", said.strip())
+    """The position of the first byte of a part, and the size of the whole file."""
+    text = answer.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", text.strip())
     if found is None:
-        raise Problem(f"the server sends a part of it and does not say which ({said!r})")
+        raise Problem(f"the server sends a part of it, and its Content-Range is wrong ({text!r})")
     return int(found[1] or 0), None if found[2] == "*" else int(found[2])
 
 
 class _Links(HTMLParser):
-    """The names directly in a folder that its page links to."""
+    """The names that a folder's page links to, of files and folders directly in it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self._page = page
         self._folder = urlsplit(page).path.rpartition("/")[0] + "/"
         self.names: set[str] = set()
-        self.upwards = False  # whether it links to the folder that this one lies in
+        self.upwards = False  # whether it links to the parent folder
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         link = dict(attrs).get("href")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..errors import OutputError
-from .files import Directory, File, Folder, Progress, open_path
+from ..errors import CheckpointError, OutputError
+from .files import Directory, File, Folder, IsWanted, Progress, nothing, open_path
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -30,7 +30,7 @@ def parse_location(path: "str | os.PathLike[str]") -> "Location":
 class DiskPath(Struct, frozen=True):
     """A file or a folder on disk, which need not exist."""
 
-    path: str  # without a slash at the end; "" is the current folder
+    path: str  # without a slash at the end
 
     def __str__(self) -> str:
         return self.path
@@ -41,7 +41,7 @@ class DiskPath(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The path, for messages."""
-        return self.path or "."
+        return self.path
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class DiskPath(Struct, frozen=True):
     @property
     def parent(self) -> "DiskPath":
         """The folder that it is in."""
-        return DiskPath(os.path.dirname(self.path))
+        return DiskPath(os.path.dirname(self.path) or ".")
 
     def join(self, name: str) -> "DiskPath":
         """The file `name` in this folder."""
@@ -68,12 +68,21 @@ class DiskPath(Struct, frozen=True):
         mine, its = os.path.realpath(self.path), os.path.realpath(other.path)
         return os.path.commonpath([mine, its]) == mine
 
-    def kind(self) -> str:
-        """`file` or `folder`, `other` for a pipe and the like, "" if it does not exist."""
-        path = self.path or "."
-        if os.path.isdir(path):
+    def resolved(self) -> "DiskPath":
+        """The same place, named from the root without links."""
+        return DiskPath(os.path.realpath(self.path))
+
+    def kind(self, is_wanted: IsWanted = nothing) -> str:
+        """`file` or `folder`, `other` for a pipe and the like, "" if it does not exist.
+
+        Args:
+            is_wanted: tells the names of files that make a web page a folder.
+        """
+        if os.path.isdir(self.path):
             return "folder"
-        return "file" if os.path.isfile(path) else "other" if os.path.exists(path) else ""
+        if os.path.isfile(self.path):
+            return "file"
+        return "other" if os.path.exists(self.path) else ""
 
     def may_be_folder(self) -> bool:
         """Whether something may be in it."""
@@ -87,13 +96,55 @@ class DiskPath(Struct, frozen=True):
         """
         return open_path(self.path, self.shown)
 
-    def folder(self, expected: Sequence[str] = ()) -> Folder:
+    def folder(
+        self,
+        expected: Sequence[str] = (),
+        is_wanted: IsWanted = nothing,
+        files: Sequence[str] | None = None,
+    ) -> Folder:
         """The folder, whose files can be listed and opened.
 
         Args:
             expected: names to ask for if a remote folder does not list its files.
+            is_wanted: tells the names of files that make a remote folder's subfolders unnecessary.
+            files: the names of the files directly in it; by default the folder is listed.
+
+        Raises:
+            CheckpointError: the files can't be listed, when their names are asked for.
         """
-        return Directory(self.path or ".")
+        return Directory(self.path, files)
+
+    def expand(self, is_wanted: IsWanted = nothing) -> "list[Location]":
+        """The places that match this path as a pattern; a path without `*`, `?` or `[` is its own.
+
+        Args:
+            is_wanted: tells the names of files that make a web page a folder.
+
+        Raises:
+            CheckpointError: a folder can't be listed.
+        """
+        import glob
+
+        if os.path.lexists(self.path) or not glob.has_magic(self.path):
+            return [self]
+        return [DiskPath(path) for path in glob.glob(self.path, recursive=True)]
+
+    def walk(self, is_wanted: IsWanted = nothing) -> "Iterator[tuple[Location, list[str]]]":
+        """Each folder in this one, itself included, with the names of the files directly in it.
+
+        Hidden folders on disk are left out. There are none if this is not a folder, or if a server
+        does not list it.
+
+        Args:
+            is_wanted: tells the names of files that make a web page a folder.
+
+        Raises:
+            CheckpointError: a folder can't be listed.
+        """
+        for path, folders, names in os.walk(self.path, onerror=_refuse):
+            folders[:] = (name for name in folders if not name.startswith("."))
+            files = [name for name in names if os.path.isfile(os.path.join(path, name))]
+            yield DiskPath(path), files
 
     def read_bytes(self) -> bytes | None:
         """The content of a small file; None if it does not exist.
@@ -237,15 +288,18 @@ class Url(Struct, frozen=True):
         mine = self.shown.rstrip("/")
         return isinstance(other, Url) and f"{other.shown.rstrip('/')}/".startswith(f"{mine}/")
 
-    def kind(self) -> str:
+    def resolved(self) -> "Url":
+        return self
+
+    def kind(self, is_wanted: IsWanted = nothing) -> str:
         """`file` or `folder`, "" if it is neither or the server does not tell.
 
         Raises:
             CheckpointError: the server does not answer, or the protocol's driver is missing.
         """
-        from .remote import kind
+        from .remote_folder import kind
 
-        return kind(self.url)
+        return kind(self.url, is_wanted)
 
     def may_be_folder(self) -> bool:
         """Whether something may be in it: a web server need not say that a folder exists.
@@ -253,32 +307,54 @@ class Url(Struct, frozen=True):
         Raises:
             CheckpointError: the server does not answer, or the protocol's driver is missing.
         """
-        from .remote import may_be_folder
+        from .remote_folder import may_be_folder
 
         return may_be_folder(self.url)
 
     def open(self) -> File:
-        from .remote import open_url
+        from .remote_file import open_url
 
         return open_url(self.url)
 
-    def folder(self, expected: Sequence[str] = ()) -> Folder:
-        from .remote import RemoteFolder
+    def folder(
+        self,
+        expected: Sequence[str] = (),
+        is_wanted: IsWanted = nothing,
+        files: Sequence[str] | None = None,
+    ) -> Folder:
+        from .remote_folder import RemoteFolder
 
-        return RemoteFolder(self.url, expected)
+        return RemoteFolder(self.url, expected, is_wanted, files)
+
+    def expand(self, is_wanted: IsWanted = nothing) -> "list[Location]":
+        from .remote_folder import expand
+
+        return [Url(url) for url in expand(self.url, is_wanted)]
+
+    def walk(self, is_wanted: IsWanted = nothing) -> "Iterator[tuple[Location, list[str]]]":
+        from .remote_folder import find
+        from .urls import is_web, join, split
+
+        folders: dict[str, list[str]] = {}
+        files = find(self.url, is_wanted) if self.kind(is_wanted) == "folder" else None
+        for file in files or ():
+            folder, name = split(file)
+            folders.setdefault(folder, []).append(name)
+        for folder, names in folders.items():  # a slash at the end makes it a folder on the web
+            yield Url(join(folder, "") if is_web(folder) else folder), names
 
     def read_bytes(self) -> bytes | None:
-        from .upload import read_bytes
+        from .remote_file import read_bytes
 
         return read_bytes(self.url)
 
     def size(self) -> int | None:
-        from .upload import size
+        from .remote_file import size
 
         return size(self.url)
 
     def write_bytes(self, content: bytes) -> None:
-        from .upload import write_bytes
+        from .remote_file import write_bytes
 
         write_bytes(self.url, content)
 
@@ -304,7 +380,7 @@ class Url(Struct, frozen=True):
     def on_disk(self, names: Collection[str], progress: Progress | None = None) -> Iterator[Path]:
         import tempfile
 
-        from .remote import download
+        from .remote_folder import download
 
         with tempfile.TemporaryDirectory(prefix="bertconvert-") as folder:
             download(self.url, names, Path(folder), progress)
@@ -312,3 +388,8 @@ class Url(Struct, frozen=True):
 
 
 Location = DiskPath | Url
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, NotADirectoryError | FileNotFoundError):
+        raise CheckpointError(f"{error.filename} can't be listed: {error.strerror}") from error

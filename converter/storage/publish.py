@@ -1,4 +1,4 @@
-"""A folder that is published all at once, or not at all."""
+"""A folder on disk that is published as a whole, or not at all."""
 
 import errno
 import fcntl
@@ -10,29 +10,25 @@ from pathlib import Path
 
 from ..errors import BusyError, OutputError
 from ..layout import MODEL_FILES
-from .files import Progress, is_url
 
 
 @contextmanager
-def published(out: Path | str, force: bool, progress: Progress | None = None) -> Iterator[Path]:
+def published(out: Path | str, force: bool) -> Iterator[Path]:
     """A new folder to write into, which becomes `out` at the end, in one step.
 
-    If anything goes wrong, an interrupt included, `out` is what it was and nothing is left beside
-    it. What a killed process left there is taken away by the next one. With `force`, an `out` that
-    holds something is replaced: files that are not of a model folder (`MODEL_FILES`) stay in it,
-    and the old ones are given up only when the new ones are on the disk.
+    After an error or an interrupt, `out` is as before and nothing is left next to it. What a killed
+    process leaves there is removed by the next one. With `force`, the model in `out` is replaced
+    (the files in `MODEL_FILES`; other files stay), and the old files are deleted only when the new
+    ones are on the disk.
 
-    To a URL, files are uploaded one by one, and `progress` is told; see `upload.uploaded`.
+    Args:
+        out: the folder.
+        force: whether it may have files.
 
     Raises:
-        OutputError: `out` is no folder, or not empty (without `force`), or can't be written.
+        OutputError: `out` is not a folder, has files (without `force`), or can't be written.
+        BusyError: another process is writing it.
     """
-    if is_url(os.fspath(out)):
-        from .upload import uploaded
-
-        with uploaded(os.fspath(out), force, progress) as stage:
-            yield stage
-        return
     out = Path(os.path.realpath(out))
     check_output(out, force)
     made = _make_parents(out.parent)
@@ -52,7 +48,7 @@ def published(out: Path | str, force: bool, progress: Progress | None = None) ->
             os.close(lock)
     except BaseException as error:
         for folder in made:
-            with suppress(OSError):  # somebody else put something there
+            with suppress(OSError):  # another process put something into it
                 folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{out} can't be written: {error.strerror or error}") from error
@@ -60,7 +56,7 @@ def published(out: Path | str, force: bool, progress: Progress | None = None) ->
 
 
 def tidy(out: Path) -> None:
-    """Take away what a process that was killed left beside `out`, if none is writing there."""
+    """Remove what a killed process left next to `out`, unless another is writing it now."""
     stage = _stage(Path(os.path.realpath(out)))
     if stage.is_dir():
         with suppress(BusyError):
@@ -74,37 +70,38 @@ def _stage(out: Path) -> Path:
 
 
 def check_output(out: Path | str, force: bool) -> None:
-    """Refuse what would overwrite something, before any work is done.
+    """Refuse a folder that can't be written or would be overwritten, before any work is done.
+
+    Args:
+        out: the folder.
+        force: whether it may have files.
 
     Raises:
-        OutputError: `out` is no folder, is or holds the current one, is a mount point, or is not
-            empty (without `force`); or it is a URL that can't be written.
+        OutputError: it is a file, is or contains the current folder, is a mount point, or has files
+            (without `force`).
     """
-    if is_url(os.fspath(out)):
-        from .upload import check_url
-
-        check_url(os.fspath(out), force)
-        return
     try:
-        lying = sorted(os.listdir(out))
+        present = sorted(os.listdir(out))
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise OutputError(f"{out} is a file, or lies in one; name a folder") from None
+        raise OutputError(f"{out} is a file or is in a file; give a folder") from None
     except OSError as error:
         raise OutputError(f"{out} can't be opened: {error.strerror}") from error
     if _holds_current_folder(Path(out)):
         raise OutputError(
-            f"{out} is the current folder, or holds it, and can't be replaced; name another"
+            f"{out} is or contains the current folder and can't be replaced; give another one"
         )
     if os.path.ismount(out):
-        raise OutputError(f"{out} is a mount point, which can't be replaced; name a folder in it")
-    if lying and not force:
-        some = ", ".join(lying[:5]) + (", ..." if len(lying) > 5 else "")
-        raise OutputError(
-            f"{out} is not empty ({some}). Name another folder, or --force to replace the model"
-            " in it"
-        )
+        raise OutputError(f"{out} is a mount point and can't be replaced; give a folder in it")
+    if present and not force:
+        raise OutputError(not_empty(str(out), present))
+
+
+def not_empty(out: str, names: list[str]) -> str:
+    """The message for an output folder that has files."""
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{out} is not empty ({some}). Give another one, or --force to replace the model in it"
 
 
 def _holds_current_folder(folder: Path) -> bool:
@@ -116,7 +113,7 @@ def _holds_current_folder(folder: Path) -> bool:
 
 
 def _make_parents(folder: Path) -> list[Path]:
-    """Make a folder and those it lies in; gives those that were made, innermost first."""
+    """Create a folder and its parents; gives those that did not exist, innermost first."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -129,19 +126,19 @@ def _make_parents(folder: Path) -> list[Path]:
     except OSError as error:
         for parent in made:
             parent.rmdir()
-        raise OutputError(f"{missing[0]} can't be made: {error.strerror}") from error
+        raise OutputError(f"{missing[0]} can't be created: {error.strerror}") from error
     return made
 
 
 def _claim(stage: Path) -> int:
-    """Make the folder empty and lock it; the descriptor holds the lock."""
+    """Create the folder or empty it, and lock it; the descriptor holds the lock."""
     try:
         stage.mkdir()
     except FileExistsError:
-        pass  # left by a process that was killed, or in use, as the lock tells
+        pass  # left by a killed process, or in use: the lock tells
     except OSError as error:
         raise OutputError(
-            f"{stage.parent} can't be written: {error.strerror}. Name a folder elsewhere."
+            f"{stage.parent} can't be written: {error.strerror}. Give a folder elsewhere."
         ) from error
     lock = _lock(stage)
     try:
@@ -165,17 +162,17 @@ def _lock(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(lock), os.stat(folder)):
             return lock
-        raise FileNotFoundError  # it was published between the two
+        raise FileNotFoundError  # it was published after it was opened
     except OSError as error:
         if lock >= 0:
             os.close(lock)
         if isinstance(error, BlockingIOError | FileNotFoundError):
-            raise BusyError(f"another process is writing {folder}; wait for it") from error
+            raise BusyError(f"another process is writing {folder}; wait until it ends") from error
         raise OutputError(f"{folder} can't be used: {error.strerror}") from error
 
 
 def _remove(folder: Path) -> None:
-    """Take a folder away as far as possible, read-only folders in it included."""
+    """Delete a folder as far as possible, including read-only folders in it."""
     _unlock(folder)
     for parent, names, _ in os.walk(folder):
         for name in names:
@@ -190,14 +187,14 @@ def _unlock(folder: Path) -> None:
 
 
 def _put_back(stage: Path, out: Path) -> None:
-    """Undo the half of `_exchange` that a process did which was killed in the middle of it."""
+    """Undo an `_exchange` in two steps that was killed after the first."""
     aside = _aside(stage)
     if not os.path.lexists(aside):
         return
     if os.path.lexists(out):
         raise OutputError(
-            f"{aside} is left from a process that was killed, and holds what {out} held before."
-            " Look whether you need it, and delete it"
+            f"{aside} was left by a killed process and has the former content of {out}. Check"
+            " whether you need it, then delete it"
         )
     os.rename(aside, out)
 
@@ -214,7 +211,7 @@ def _publish(stage: Path, out: Path) -> None:
         shutil.copymode(out, stage)
         os.rename(stage, out)
         return
-    # The old model goes away, so the new one has to be on the disk before.
+    # The new model must be on the disk before the old one is deleted.
     for name in os.listdir(stage):
         _sync(stage / name)
     for kept in os.scandir(out):
@@ -222,7 +219,7 @@ def _publish(stage: Path, out: Path) -> None:
             _link(Path(kept.path), stage / kept.name)
     _sync(stage)
     shutil.copymode(out, stage)
-    lock = _lock(out)  # which lies at `stage` in a moment, where the next process would take it
+    lock = _lock(out)  # after the exchange it is at `stage`, where another process would claim it
     try:
         _exchange(stage, out)
         _remove(stage)
@@ -246,7 +243,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _exchange(stage: Path, out: Path) -> None:
-    """Let two folders change places, in one step where the system can."""
+    """Exchange two folders, in one step if the system supports it."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

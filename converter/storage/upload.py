@@ -1,8 +1,8 @@
-"""A model folder that is made here and published afar, at a URL.
+"""A model folder that is written on disk and uploaded to a URL.
 
-A store of objects has no folder that could be renamed, so files appear one by one: a model is whole
-when its conversion.json is there, which comes last and, where a model is replaced, goes first.
-Until then another file says that what lies there is unfinished, and may be made anew.
+A store of objects can't rename a folder, so files appear one by one. A model is complete when its
+conversion.json exists: that is uploaded last and, if a model is replaced, deleted first. Until then
+the file `.bertconvert` marks the upload as unfinished, so that it may be replaced.
 """
 
 import inspect
@@ -15,104 +15,96 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import OutputError
-from ..layout import MODEL_FILES
+from ..layout import MODEL_FILES, PROVENANCE
 from .files import Progress
-from .filesystems import TRIES, Problem, call, driver, patiently, run
-from .remote import children, look
-from .urls import is_web, join, protocol, shown, split, store
+from .filesystems import TRIES, Problem, call, driver, run, run_or_refuse, with_retries
+from .publish import not_empty
+from .remote_file import OBJECT_STORES, refuse_web, stat_url, write_bytes
+from .remote_folder import children
+from .urls import join, protocol, shown, split, store
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
 
-MARK = "conversion.json"
 UNFINISHED = ".bertconvert"
-_PART_BYTES, _PARTS_AT_ONCE, _MOST_PARTS = 8 << 20, 4, 9000
-# Where a folder is no more than a part of its files' names, and a bucket is never to be made.
-_OBJECTS = {"abfs", "az", "gcs", "gs", "hf", "s3", "s3a"}
+PART_BYTES, PARTS_AT_ONCE, _MOST_PARTS = 8 << 20, 4, 9000
 
 
 @contextmanager
 def uploaded(url: str, force: bool, progress: Progress | None = None) -> Iterator[Path]:
     """A new folder to write into, whose files are uploaded to `url` at the end.
 
-    If anything goes wrong, an interrupt included, what was uploaded is removed again, as far as the
-    connection allows, and no conversion.json is left.
+    After an error or an interrupt the uploaded files are deleted as far as the connection allows,
+    and no conversion.json is left.
 
     Args:
         url: the folder.
-        force: whether a model in it is replaced; files of no model stay.
+        force: whether a model in it is replaced; other files stay.
         progress: told of the bytes that are uploaded.
 
     Raises:
-        OutputError: it is not empty (without `force`), or can't be written.
+        OutputError: the folder has files (without `force`), or can't be written.
     """
     check_url(url, force)
     try:
         with tempfile.TemporaryDirectory(prefix="bertconvert-") as folder:
             yield Path(folder)
-            lying = check_url(url, force)  # again, as another process may have been here
-            _upload(Path(folder), url, lying & MODEL_FILES, progress)
+            present = check_url(url, force)  # again, as another process may have written it
+            _upload(Path(folder), url, present & MODEL_FILES, progress)
     except OSError as error:
         raise OutputError(
-            f"the folder for temporary files, {tempfile.gettempdir()}, can't be written:"
-            f" {error.strerror or error}. TMPDIR names another"
+            f"the temporary folder {tempfile.gettempdir()} can't be written:"
+            f" {error.strerror or error}. Set TMPDIR to another one"
         ) from error
 
 
 def check_url(url: str, force: bool) -> set[str]:
-    """Refuse a URL that can't be written, or would be overwritten; gives what lies there.
+    """Refuse a URL that can't be written or would be overwritten; gives the names in it.
 
     Raises:
-        OutputError: it is of the web, is a file, has no bucket, or is not empty (without `force`).
+        OutputError: it is a web URL, is a file, has no bucket, or has files (without `force`).
     """
-    if is_web(url):
-        raise OutputError(
-            f"{shown(url)} can't be written: {protocol(url)}:// can only be read. Name a folder, or"
-            " one at s3://, gs:// or hf://"
-        )
+    refuse_web(url)
 
-    async def lying() -> set[str]:
+    async def list_names() -> set[str]:
         owner = store(url)
-        if owner and (await look(owner)).kind == "missing":  # one is never made
-            raise Problem(f"there is no {shown(owner)}")
-        if (await look(url)).kind == "file":
-            raise OutputError(f"{shown(url)} is a file, or lies in one; name a folder")
-        return {name.rstrip("/") for name in await children(url) or ()}
+        if owner and (await stat_url(owner)).kind == "missing":  # it is not created
+            raise Problem(f"{shown(owner)} does not exist")
+        if (await stat_url(url)).kind == "file":
+            raise OutputError(f"{shown(url)} is a file or is in a file; give a folder")
+        names = await children(url, MODEL_FILES.__contains__)
+        return {name.rstrip("/") for name in names or ()}
 
-    names = _run(lying, url)
-    if UNFINISHED in names and MARK not in names:  # left by a process that was killed
+    names = _run(list_names, url)
+    if UNFINISHED in names and PROVENANCE not in names:  # left by a killed process
         names.remove(UNFINISHED)
         kept = sorted(names - MODEL_FILES)
     else:
         kept = sorted(names)
     if kept and not force:
-        some = ", ".join(kept[:5]) + (", ..." if len(kept) > 5 else "")
-        raise OutputError(
-            f"{shown(url)} is not empty ({some}). Name another folder, or --force to replace the"
-            " model in it"
-        )
+        raise OutputError(not_empty(shown(url), kept))
     return names
 
 
 def _upload(stage: Path, url: str, replaced: set[str], progress: Progress | None) -> None:
-    names = sorted(os.listdir(stage), key=lambda name: (name == MARK, name))
-    begun: list[str] = []
+    names = sorted(os.listdir(stage), key=lambda name: (name == PROVENANCE, name))
+    started: list[str] = []
     try:
-        if protocol(url) not in _OBJECTS:
-            _run(_patient("makedirs", url, exist_ok=True), url)
-        begun.append(UNFINISHED)
-        write_bytes(join(url, UNFINISHED), b"An upload that is not finished.\n")
-        if MARK in replaced:
-            _remove(join(url, MARK))
+        if protocol(url) not in OBJECT_STORES:
+            _run(_retried("makedirs", url, exist_ok=True), url)
+        started.append(UNFINISHED)
+        write_bytes(join(url, UNFINISHED), b"This upload is not finished.\n")
+        if PROVENANCE in replaced:
+            _remove(join(url, PROVENANCE))
         for name in names:
-            if name == MARK:
+            if name == PROVENANCE:
                 for old in sorted(replaced - set(names)):
                     _remove(join(url, old))
-            begun.append(name)
+            started.append(name)
             _put(stage / name, join(url, name), progress)
         _remove(join(url, UNFINISHED))
     except BaseException:
-        for name in reversed(begun):
+        for name in reversed(started):
             with suppress(Exception):
                 run(partial(_call, "rm_file", join(url, name)), url)
             with suppress(Exception):
@@ -125,9 +117,9 @@ def _upload(stage: Path, url: str, replaced: set[str], progress: Progress | None
 
 def _remove(url: str) -> None:
     try:
-        run(_patient("rm_file", url), url)
+        run(_retried("rm_file", url), url)
     except Problem as problem:
-        if problem.kind != "missing":  # a try whose answer was lost may have done it
+        if problem.kind != "missing":  # a try whose answer was lost may have deleted it
             raise OutputError(f"{shown(url)} can't be deleted: {problem}") from problem
 
 
@@ -135,38 +127,38 @@ def _put(file: Path, url: str, progress: Progress | None) -> None:
     from fsspec.callbacks import Callback
 
     size = file.stat().st_size
-    told: Any = Callback()
+    counter: Any = Callback()
 
-    def begin() -> Awaitable[None]:
-        nonlocal told
-        told = Callback()
-        return _call("put_file", url, os.fspath(file), callback=told)
+    def start() -> Awaitable[None]:
+        nonlocal counter
+        counter = Callback()
+        return _call("put_file", url, os.fspath(file), callback=counter)
 
     def tick() -> None:
         if progress is not None:
-            progress(f"uploading {shown(url)}", min(told.value, size), size)
+            progress(f"uploading {shown(url)}", min(counter.value, size), size)
 
-    _run(lambda: patiently(begin, url, TRIES), split(url)[0], tick)
+    _run(lambda: with_retries(start, url, TRIES), split(url)[0], tick)
 
 
 async def _call(method: str, url: str, *before: str, **options: Any) -> Any:
-    """Call a method of the driver; the paths `before` come before the URL's own."""
+    """Call a method of the driver with the paths `before`, then the URL's path."""
     file_system, path = driver(url)
     if method == "put_file":
         size = os.path.getsize(before[0])
-        own = file_system._put_file if file_system.async_impl else file_system.put_file
-        # A driver's own parts may be so large that those on their way fill the memory.
+        put = file_system._put_file if file_system.async_impl else file_system.put_file
+        # A driver's default parts may be so large that those in transfer fill the memory.
         parts = {
-            "chunksize": max(_PART_BYTES, -(-size // _MOST_PARTS // (1 << 18)) << 18),
-            "max_concurrency": _PARTS_AT_ONCE,
+            "chunksize": max(PART_BYTES, -(-size // _MOST_PARTS // (1 << 18)) << 18),
+            "max_concurrency": PARTS_AT_ONCE,
         }
-        known = inspect.signature(own).parameters
+        known = inspect.signature(put).parameters
         options |= {name: value for name, value in parts.items() if name in known}
     return await call(file_system, method, *before, path, **options)
 
 
 async def _forget_parts(url: str) -> None:
-    """S3 keeps the parts of an upload that was broken off, unseen and paid for."""
+    """Delete the parts of a cancelled upload, which S3 would keep, invisible and billed."""
     file_system, path = driver(url)
     if protocol(url) in ("s3", "s3a"):
         bucket, key, _ = file_system.split_path(path)
@@ -176,60 +168,9 @@ async def _forget_parts(url: str) -> None:
                 await file_system._abort_mpu(bucket, key, one["UploadId"])
 
 
-def _patient(method: str, url: str, **options: Any) -> "Work[Any]":
-    return lambda: patiently(partial(_call, method, url, **options), url, TRIES)
+def _retried(method: str, url: str, **options: Any) -> "Work[Any]":
+    return lambda: with_retries(partial(_call, method, url, **options), url, TRIES)
 
 
 def _run(work: "Work[T]", url: str, tick: Callable[[], None] | None = None) -> T:
-    try:
-        return run(work, url, tick)
-    except Problem as problem:
-        raise OutputError(f"{shown(url)} can't be written: {problem}") from problem
-
-
-def read_bytes(url: str) -> bytes | None:
-    """What a small file holds; None where there is none.
-
-    Raises:
-        OutputError: it can't be read.
-    """
-    found: bytes | None = _if_there("cat_file", url)
-    return found
-
-
-def size(url: str) -> int | None:
-    """How many bytes a file has; None where there is none.
-
-    Raises:
-        OutputError: that can't be told.
-    """
-    found = _if_there("info", url)
-    return None if found is None or found["type"] == "directory" else found["size"]
-
-
-def _if_there(method: str, url: str) -> Any:
-    try:
-        driver(url)[0].invalidate_cache(driver(url)[1])
-        return run(_patient(method, url), url)
-    except Problem as problem:
-        if problem.kind == "missing":
-            return None
-        raise OutputError(f"{shown(url)} can't be read: {problem}") from problem
-
-
-def write_bytes(url: str, content: bytes) -> None:
-    """Write a small file, all at once or not at all where the store can.
-
-    Raises:
-        OutputError: it can't be written.
-    """
-    if is_web(url):
-        raise OutputError(f"{shown(url)} can't be written: {protocol(url)}:// can only be read")
-
-    async def write() -> None:
-        file_system, path = driver(url)
-        if protocol(url) not in _OBJECTS:
-            await _call("makedirs", split(url)[0], exist_ok=True)
-        await call(file_system, "pipe_file", path, content)
-
-    _run(lambda: patiently(write, url, TRIES), url)
+    return run_or_refuse(OutputError, work, url, tick, "written")

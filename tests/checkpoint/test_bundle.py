@@ -365,7 +365,7 @@ class TestDamagedData:
     def test_that_is_cut_off_is_refused(self, tmp_path: Path, size: int, verify: bool) -> None:
         prefix = write.write_bundle(tmp_path / "m", {"a": write.floats(1, 2)})
         os.truncate(write.shard_path(prefix), size)
-        with pytest.raises(CheckpointError, match=rf"is cut off: bytes 0 to 8 .* has {size}\."):
+        with pytest.raises(CheckpointError, match=rf" {size} bytes, .* 0 to 8 "):
             open_checkpoint(prefix, verify_checksums=verify)["a"]
 
     def test_that_becomes_shorter_while_it_is_read_is_refused(self, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ class TestMissingShard:
         prefix = write.write_bundle(tmp_path / "m.ckpt", {"a": write.floats(1)})
         shard = write.shard_path(prefix)
         shard.rename(f"{shard}.crdownload")
-        with pytest.raises(CheckpointError, match="crdownload looks like a download that is not"):
+        with pytest.raises(CheckpointError, match="crdownload looks like"):
             open_checkpoint(prefix)["a"]
 
     def test_is_no_matter_for_the_variables_of_the_others(self, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class TestAFolder:
         assert open_checkpoint(path)["a"].tolist() == [4]
 
     def test_that_is_empty_is_an_error_that_names_it(self, tmp_path: Path) -> None:
-        assert refusal(tmp_path).startswith(f"{tmp_path}: no checkpoint here")
+        assert refusal(tmp_path).startswith(f"{tmp_path} has no checkpoint")
 
     def test_of_models_that_are_converted_already_holds_no_checkpoint(
         self, tmp_path: Path, converted: Callable[[str], Path]
@@ -185,7 +185,7 @@ class TestAFolder:
         for name in ("squad", "encoder"):
             shutil.copytree(converted(name), tmp_path / name)
         (tmp_path / "notes.txt").write_text("x")
-        assert "no checkpoint here" in refusal(tmp_path)
+        assert "no checkpoint" in refusal(tmp_path)
 
     def test_can_be_named_in_every_way(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -393,8 +393,8 @@ class TestAPattern:
 
     def test_that_matches_nothing_or_no_checkpoint_says_so(self, tmp_path: Path) -> None:
         (tmp_path / "notes.md").write_text("x")
-        assert refusal(tmp_path / "*.zip") == f"{tmp_path}/*.zip matches nothing"
-        assert f"no checkpoint in {tmp_path}/*" in refusal(tmp_path / "*")
+        assert f"{tmp_path}/*.zip matches no file" in refusal(tmp_path / "*.zip")
+        assert f"{tmp_path}/* matches no checkpoint" in refusal(tmp_path / "*")
 
     def test_is_a_name_where_there_is_such_a_file(
         self, tmp_path: Path, tiny: dict[str, bytes]

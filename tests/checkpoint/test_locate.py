@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import tarfile
 import zipfile
@@ -169,7 +170,7 @@ class TestSeveralCheckpoints:
 
     def test_are_listed_where_nothing_says_which(self, folder: Path) -> None:
         message = refusal(folder)
-        assert f"{folder} holds 3 checkpoints" in message
+        assert "3 checkpoints" in message
         for step in (0, 500, 1000):
             assert f"\n  {folder}/model.ckpt-{step}.index" in message
 
@@ -181,7 +182,7 @@ class TestSeveralCheckpoints:
         for step in range(100):
             save(tmp_path, f"model.ckpt-{step}")
         message = refusal(tmp_path)
-        assert "holds 100 checkpoints" in message
+        assert "100 checkpoints" in message
         assert len(message.splitlines()) < 20
         assert "and 88 more" in message
 
@@ -193,7 +194,8 @@ class TestSeveralCheckpoints:
 
     def test_of_which_none_has_the_name_are_shown(self, folder: Path) -> None:
         message = refusal(folder / "model.ckpt")
-        assert f"{folder}/model.ckpt: no such checkpoint; looked for model.ckpt.index" in message
+        assert message.startswith(f"{folder}/model.ckpt ")
+        assert "model.ckpt.index" in message
         assert "model.ckpt-0.index" in message
 
     @pytest.mark.parametrize(
@@ -235,11 +237,11 @@ class TestSeveralCheckpoints:
     )
     def test_are_not_chosen_from_by_any_other_text(self, folder: Path, text: str) -> None:
         (folder / "checkpoint").write_text(text)
-        assert "holds 3 checkpoints" in refusal(folder)
+        assert "3 checkpoints" in refusal(folder)
 
     def test_are_not_chosen_from_by_bytes_that_are_no_text(self, folder: Path) -> None:
         (folder / "checkpoint").write_bytes(bytes(range(256)) * 100)
-        assert "holds 3 checkpoints" in refusal(folder)
+        assert "3 checkpoints" in refusal(folder)
 
     @pytest.mark.parametrize("name", ["größe", "模型.ckpt", 'a "quoted" one', "it's"])
     def test_are_chosen_from_by_a_name_that_is_escaped(self, folder: Path, name: str) -> None:
@@ -262,7 +264,7 @@ class TestSeveralCheckpoints:
             save(tmp_path / run, "model.ckpt")
             (tmp_path / run / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"\n')
         message = refusal(tmp_path)
-        assert "holds 2 checkpoints" in message
+        assert "2 checkpoints" in message
         assert "a/model.ckpt.index" in message
 
     def test_in_a_folder_come_before_those_in_the_folders_in_it(self, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ class TestTheFileCheckpoint:
         (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/gone/model.ckpt-9"\n')
         checkpoint = open_checkpoint(tmp_path)
         assert checkpoint["a"].tolist() == [1]
-        assert checkpoint.note == "the file checkpoint names model.ckpt-9, which is not here"
+        assert "model.ckpt-9" in checkpoint.note
 
     @pytest.mark.parametrize("absolute", [True, False])
     def test_leads_to_a_checkpoint_elsewhere(self, tmp_path: Path, absolute: bool) -> None:
@@ -295,13 +297,13 @@ class TestTheFileCheckpoint:
 
     def test_that_leads_nowhere_is_shown_with_what_lies_there(self, tmp_path: Path) -> None:
         (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/gone/model.ckpt"\n')
-        assert "no checkpoint here; looked for a file *.index" in refusal(tmp_path)
+        assert refusal(tmp_path).startswith(f"{tmp_path} has no checkpoint")
 
     def test_that_leads_round_in_a_circle_is_no_trap(self, tmp_path: Path) -> None:
         folder = tmp_path / "model.index"
         folder.mkdir()
         (folder / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path}/model"\n')
-        assert "no checkpoint here" in refusal(folder)
+        assert "no checkpoint" in refusal(folder)
 
     def test_without_a_path_does_not_lead_to_where_one_is(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,7 +312,7 @@ class TestTheFileCheckpoint:
         (tmp_path / "there").mkdir()
         write.write_index(tmp_path / "here" / "x", {}).rename(tmp_path / "here" / ".index")
         monkeypatch.chdir(tmp_path / "here")
-        assert "The folder is empty" in refusal(tmp_path / "there")
+        assert "empty" in refusal(tmp_path / "there")
 
     def test_that_can_not_be_read_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -356,7 +358,7 @@ class TestRenamedCopies:
     def test_beside_the_originals_are_not_chosen_from(self, tmp_path: Path) -> None:
         copied(save(tmp_path), "bert_model.ckpt (1)*", 2)
         message = refusal(tmp_path)
-        assert "holds 2 checkpoints" in message
+        assert "2 checkpoints" in message
         assert [number(line.strip()) for line in message.splitlines()[1:]] == [2, 1]
 
     def test_beside_the_originals_leave_them_to_the_file_checkpoint(self, tmp_path: Path) -> None:
@@ -372,7 +374,7 @@ class TestRenamedCopies:
             copy.write_bytes(data.read_bytes())
         data.unlink()
         message = refusal(tmp_path)
-        assert f"{data} is there more than once" in message
+        assert str(data) in message
         assert "bert_model.ckpt (1).data-00000-of-00001, bert_model.ckpt (2)" in message
 
     def test_are_what_a_prefix_may_look_like_from_the_start(self, tmp_path: Path) -> None:
@@ -396,7 +398,7 @@ class TestRenamedCopies:
     def test_of_a_folder_are_not_mixed_with_the_original(self, tmp_path: Path) -> None:
         save(tmp_path / "uncased", number=1)
         save(tmp_path / "uncased (1)", number=2)
-        assert "holds 2 checkpoints" in refusal(tmp_path)
+        assert "2 checkpoints" in refusal(tmp_path)
         assert number(tmp_path / "uncased (1)") == 2
 
 
@@ -427,7 +429,7 @@ class TestCompanions:
         save(tmp_path)
         (tmp_path / "a_vocab.txt").touch()
         (tmp_path / "b_vocab.txt").touch()
-        with pytest.raises(CheckpointError, match=r"more than one vocab\.txt: a_vocab\.txt, b_"):
+        with pytest.raises(CheckpointError, match=r"vocab\.txt: a_vocab\.txt, b_vocab\.txt"):
             open_checkpoint(tmp_path).companion("vocab.txt", r".*vocab.*\.txt")
 
 
@@ -445,22 +447,20 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
 
 class TestWhatIsNoCheckpoint:
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        message = refusal(tmp_path)
-        assert f"{tmp_path}: no checkpoint here; looked for a file *.index" in message
-        assert "The folder is empty." in message
+        assert re.search(r"no checkpoint.*\*\.index.*empty", refusal(tmp_path))
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
-        assert refusal(tmp_path / "no" / "model.ckpt") == (
-            f"{tmp_path}/no/model.ckpt: there is no folder {tmp_path}/no"
-        )
-        assert "no such checkpoint" in refusal(tmp_path / "no")
+        message = refusal(tmp_path / "no" / "model.ckpt")
+        assert message.startswith(f"{tmp_path}/no/model.ckpt")
+        assert f"the folder {tmp_path}/no " in message
+        assert "not a checkpoint" in refusal(tmp_path / "no")
 
     def test_a_name_that_nothing_has(self, tmp_path: Path) -> None:
         save(tmp_path)
         for name in ("nothing", "nothing.index", "nothing.data-00000-of-00001", "nothing.zip"):
             message = refusal(tmp_path / name)
-            assert f"{tmp_path}/{name}: no such checkpoint; looked for nothing" in message
-            assert "What lies there: bert_model.ckpt.data-00000-of-00001, bert" in message
+            assert message.startswith(f"{tmp_path}/{name} ")
+            assert "bert_model.ckpt.data-00000-of-00001, bert_model.ckpt.index" in message
 
     @pytest.mark.parametrize("path", ["", "\0", "a\0b/c", "x" * 5000, "\ud800", "~nobody-here/x"])
     def test_a_path_that_nothing_can_have(
@@ -472,9 +472,9 @@ class TestWhatIsNoCheckpoint:
     @pytest.mark.parametrize(
         ("name", "hint"),
         [
-            ("pytorch_model.bin", "is a PyTorch file already"),
-            ("model.safetensors", "is a PyTorch file already"),
-            ("model.pt", "is a PyTorch file already"),
+            ("pytorch_model.bin", "is a PyTorch file"),
+            ("model.safetensors", "is a PyTorch file"),
+            ("model.pt", "is a PyTorch file"),
             ("tf_model.h5", "is a Keras file"),
             ("model.keras", "is a Keras file"),
             ("saved_model.pb", "is a graph"),
@@ -483,7 +483,7 @@ class TestWhatIsNoCheckpoint:
     def test_a_file_of_another_format(self, tmp_path: Path, name: str, hint: str) -> None:
         (tmp_path / name).write_bytes(b"PK\3\4" + bytes(100))
         assert refusal(tmp_path / name).startswith(f"{tmp_path}/{name} {hint}")
-        assert f"What lies there: {name}. One {hint}" in refusal(tmp_path)
+        assert f"{name} {hint}" in refusal(tmp_path)
 
     @pytest.mark.parametrize(
         "name",
@@ -496,31 +496,30 @@ class TestWhatIsNoCheckpoint:
     )
     def test_a_download_that_is_not_finished(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(b"PK\3\4")
-        assert f"{name} looks like a download that is not finished." in refusal(tmp_path)
-        assert f"{name} looks like a download that is not finished." in refusal(tmp_path / name)
+        assert f"{name} looks like an unfinished download" in refusal(tmp_path)
+        assert f"{name} looks like an unfinished download" in refusal(tmp_path / name)
 
     @pytest.mark.parametrize("name", ["bert_config.json", "vocab.txt", "checkpoint"])
     def test_a_file_that_belongs_to_one_which_is_not_there(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("{}")
         message = refusal(tmp_path / name)
-        assert f"{tmp_path}: no checkpoint here; looked for a file *.index" in message
-        assert f"What lies there: {name}." in message
+        assert message.startswith(f"{tmp_path} has no checkpoint")
+        assert f": {name}." in message
 
     @pytest.mark.parametrize("content", [b"", b"x", b"PK", b"notes\n" * 1000])
     def test_any_other_file(self, tmp_path: Path, content: bytes) -> None:
         save(tmp_path)
         (tmp_path / "notes").write_bytes(content)
-        message = refusal(tmp_path / "notes")
-        assert f"{tmp_path}/notes is no checkpoint. Give a folder, a prefix" in message
+        assert refusal(tmp_path / "notes").startswith(f"{tmp_path}/notes is not a checkpoint")
 
     def test_a_pipe_that_nobody_writes_to(self, tmp_path: Path) -> None:
         for name in ("pipe", "bert_model.ckpt.index", "model.zip", "checkpoint"):
             os.mkfifo(tmp_path / name)
         for name in ("pipe", "model.zip"):
             assert f"{tmp_path}/{name} is not a regular file" in refusal(tmp_path / name)
-        assert "no such checkpoint" in refusal(tmp_path / "bert_model.ckpt.index")
-        assert "no checkpoint here" in refusal(tmp_path / "checkpoint")
-        assert "no checkpoint here" in refusal(tmp_path)
+        assert "not a checkpoint" in refusal(tmp_path / "bert_model.ckpt.index")
+        assert "no checkpoint" in refusal(tmp_path / "checkpoint")
+        assert "no checkpoint" in refusal(tmp_path)
 
     def test_a_pipe_in_the_place_of_the_data(self, tmp_path: Path) -> None:
         prefix = save(tmp_path)
@@ -550,8 +549,8 @@ class TestWhatIsNoCheckpoint:
 
     def test_a_folder_in_the_place_of_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "model.ckpt.index").mkdir()
-        assert "The folder is empty" in refusal(tmp_path / "model.ckpt.index")
-        assert "no such checkpoint" in refusal(tmp_path / "model.ckpt")
+        assert "empty" in refusal(tmp_path / "model.ckpt.index")
+        assert "not a checkpoint" in refusal(tmp_path / "model.ckpt")
 
     @given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20))
     def test_any_name_at_all(self, name: str) -> None:
@@ -593,7 +592,7 @@ class TestInsideAnArchive:
         for name in ("classifier", "squad"):
             shutil.copytree(fixtures / name, tmp_path / "in" / name)
         outer = shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "in")
-        with pytest.raises(CheckpointError, match="holds 2 checkpoints"):
+        with pytest.raises(CheckpointError, match="2 checkpoints"):
             open_checkpoint(outer)
         found = open_checkpoint(f"{outer}/squad")
         assert found.variables == open_checkpoint(fixtures / "squad").variables
@@ -602,7 +601,7 @@ class TestInsideAnArchive:
     @pytest.mark.parametrize("rest", ["nope", "models/nope", "models/tiny.zip/nope", "nope/nope"])
     def test_says_what_lies_there_instead(self, tmp_path: Path, fixtures: Path, rest: str) -> None:
         outer = self.outer(tmp_path, fixtures, ".zip")
-        with pytest.raises(CheckpointError, match=rf"all\.zip/{rest}: no such checkpoint"):
+        with pytest.raises(CheckpointError, match=rf"all\.zip/{rest} is not a checkpoint"):
             open_checkpoint(f"{outer}/{rest}")
 
     def test_an_archive_of_archives_alone_says_how_to_look_into_it(
@@ -614,5 +613,5 @@ class TestInsideAnArchive:
 
     def test_a_path_below_a_file_that_is_no_archive(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("no archive")
-        with pytest.raises(CheckpointError, match="there is no folder"):
+        with pytest.raises(CheckpointError, match=r"folder .*notes\.txt "):
             open_checkpoint(tmp_path / "notes.txt" / "bert_model.ckpt")

@@ -25,7 +25,7 @@ def test_every_checkpoint_below_a_listed_folder_is_found(web: Server) -> None:
 
 
 def test_a_folder_that_is_not_listed_stands_for_the_checkpoint_in_it(web: Server) -> None:
-    (found,) = find_checkpoints(f"{web.url}/squad/")
+    (found,) = find_checkpoints(f"{web.url}/squad/", expected=["bert_model.ckpt.index"])
     assert (found.path, found.name) == (f"{web.url}/squad/", "squad")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         find_checkpoints(f"{web.url}/nothing/")

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from bertconvert import CheckpointError, convert, open_checkpoint, verify
+from bertconvert.converter.checkpoint.names import may_be_index
 from bertconvert.converter.checkpoint.v1 import SavedTensorSlices
 from bertconvert.converter.models.bert import read_variables
 from bertconvert.converter.prepare import prepare
-from bertconvert.converter.storage import files, remote
+from bertconvert.converter.storage import remote_file
+from bertconvert.converter.storage.remote_folder import expand, find
 from bertconvert.converter.verify import prover
 
 from .server import Served, Server
@@ -107,8 +109,8 @@ def test_ranges_are_fetched_at_the_same_time(web: Server) -> None:
 def test_a_large_range_is_fetched_in_pieces_and_small_ones_that_touch_in_one(
     web: Server, monkeypatch: pytest.MonkeyPatch, fixtures: Path
 ) -> None:
-    monkeypatch.setattr(remote, "_WEB_PIECE", 50_000)
-    monkeypatch.setattr(remote, "_FIRST_PIECE", 10_000)
+    monkeypatch.setattr(remote_file, "WEB_PIECE_BYTES", 50_000)
+    monkeypatch.setattr(remote_file, "FIRST_PIECE_BYTES", 10_000)
     checkpoint = open_checkpoint(f"{web.url}/{NAME}/")
     web.forget()
     checkpoint.fetch(checkpoint)
@@ -215,11 +217,11 @@ def test_a_missing_shard_is_named(web_of: Server, fixtures: Path, tmp_path: Path
     shutil.copytree(fixtures / "squad", tmp_path / "squad")
     (tmp_path / "squad" / DATA).unlink()
     checkpoint = open_checkpoint(f"{web_of.url}/squad/")
-    with pytest.raises(CheckpointError, match=rf"/squad/{DATA} can't be opened: it is not there"):
+    with pytest.raises(CheckpointError, match=rf"/squad/{DATA} can't be opened.*404"):
         checkpoint.data_files()
     web_of.lists = True
     checkpoint = open_checkpoint(f"{web_of.url}/squad/")
-    with pytest.raises(CheckpointError, match=rf"{DATA} is missing.*What lies there: bert_config"):
+    with pytest.raises(CheckpointError, match=rf"{DATA} is missing.*: bert_config"):
         checkpoint.data_files()
 
 
@@ -328,7 +330,7 @@ class TestArchives:
         for path in (base, f"{base}/model", f"{base}/model/bert_model.ckpt"):
             checkpoint = open_checkpoint(path)
             assert checkpoint.name == f"{base}/model/bert_model.ckpt"
-        with pytest.raises(CheckpointError, match=r"all.zip/models/other.zip: no such checkpoint"):
+        with pytest.raises(CheckpointError, match=r"all.zip/models/other.zip is not a checkpoint"):
             open_checkpoint(f"{web_of.url}/all.zip/models/other.zip")
 
     def test_are_told_by_their_bytes(
@@ -408,7 +410,7 @@ def test_a_user_and_a_password_are_given_and_not_shown(web: Server, tmp_path: Pa
     convert(url, tmp_path / "out")
     assert open_checkpoint(url).name == f"{web.url}/squad/bert_model.ckpt"
     assert "me:secret" not in (tmp_path / "out" / "conversion.json").read_text()
-    with pytest.raises(CheckpointError, match=r"401.*it asks for a login") as caught:
+    with pytest.raises(CheckpointError, match=r"401.*login") as caught:
         open_checkpoint(url.replace("secret", "another"))
     assert "another" not in str(caught.value)
 
@@ -447,7 +449,7 @@ def test_the_temporary_file_has_holes_where_nothing_was_fetched(
     checkpoint.fetch(["bert/pooler/dense/kernel"])
     (file,) = checkpoint.data_files()
     medium = file._medium
-    assert isinstance(medium, remote.Remote)
+    assert isinstance(medium, remote_file.RemoteFile)
     import os
 
     status = os.fstat(medium._fd)
@@ -458,19 +460,23 @@ def test_the_temporary_file_has_holes_where_nothing_was_fetched(
 
 def test_find_gives_every_file_below(web: Server, fixtures: Path) -> None:
     web.lists = True
-    found = remote.find(f"{web.url}/")
+    found = find(f"{web.url}/", may_be_index)
     assert found == sorted(
         f"{web.url}/{file.relative_to(fixtures)}" for file in fixtures.rglob("*") if file.is_file()
     )
     web.lists = False
-    with pytest.raises(CheckpointError, match="does not list what lies there"):
-        remote.find(f"{web.url}/")
+    assert find(f"{web.url}/", may_be_index) is None
 
 
 def test_expand_gives_what_a_pattern_matches(web: Server) -> None:
     web.lists = True
-    assert remote.expand(f"{web.url}/squad/*.index") == [f"{web.url}/squad/bert_model.ckpt.index"]
-    assert remote.expand(f"{web.url}/squad/x?y=*") == [f"{web.url}/squad/x?y=*"]
+    assert expand(f"{web.url}/squad/*.index", may_be_index) == [
+        f"{web.url}/squad/bert_model.ckpt.index"
+    ]
+    assert expand(f"{web.url}/squad/x?y=*", may_be_index) == [f"{web.url}/squad/x?y=*"]
+    web.lists = False
+    with pytest.raises(CheckpointError, match="does not list"):
+        expand(f"{web.url}/squad/*.index", may_be_index)
 
 
 def test_a_served_range_is_told_as_it_is() -> None:
@@ -480,4 +486,3 @@ def test_a_served_range_is_told_as_it_is() -> None:
 def test_a_disk_fetches_nothing(fixtures: Path) -> None:
     checkpoint = open_checkpoint(fixtures / "squad")
     checkpoint.fetch(checkpoint, progress=lambda *_: pytest.fail("there is nothing to fetch"))
-    assert not files.is_url(checkpoint.name)

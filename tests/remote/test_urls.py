@@ -5,23 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertconvert.converter.storage.files import is_url
-from bertconvert.converter.storage.remote import Spans
+from bertconvert.converter.storage.remote_file import Spans
 from bertconvert.converter.storage.urls import ends_as_folder, host, join, scrubbed, shown, split
-
-
-@pytest.mark.parametrize(
-    "path", ["https://h/x.zip", "s3://b/k", "HF://a/b", "gs://b", "git+ssh://h/x", "file:///x"]
-)
-def test_a_url_is_told_by_its_protocol(path: str) -> None:
-    assert is_url(path)
-
-
-@pytest.mark.parametrize(
-    "path", ["", "/x", "x.zip", "./http:/x", "C:\\x", "C:/x", "a/b://c", "://x", "1a://x"]
-)
-def test_a_path_is_no_url(path: str) -> None:
-    assert not is_url(path)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertconvert import Checkpoint, CheckpointError, open_checkpoint
-from bertconvert.converter.storage import archives, files
+from bertconvert.converter.storage import archives
 from bertconvert.converter.storage.archives import archive
-from bertconvert.converter.storage.files import Directory, open_file
+from bertconvert.converter.storage.files import Directory, open_path
 
 from ..checkpoint import table_writer as write
 
@@ -198,7 +198,7 @@ class TestArchive:
         files = members("a/", 1) | members("b/", 2)
         path.write_bytes(PACKED[name](files))
         message = refusal(path)
-        assert f"{path} holds 2 checkpoints" in message
+        assert "2 checkpoints" in message
         assert f"{path}/a/bert_model.ckpt.index" in message
 
     @pytest.mark.parametrize("name", PACKED)
@@ -206,8 +206,8 @@ class TestArchive:
         path = tmp_path / name
         path.write_bytes(PACKED[name]({"pytorch_model.bin": b"x"}))
         message = refusal(path)
-        assert f"{path}: no checkpoint here; looked for a file *.index" in message
-        assert "What lies there: pytorch_model.bin. One is a PyTorch file already." in message
+        assert message.startswith(f"{path} has no checkpoint")
+        assert "pytorch_model.bin is a PyTorch file" in message
 
     @pytest.mark.parametrize("name", PACKED)
     def test_without_the_data_says_so(self, tmp_path: Path, name: str) -> None:
@@ -216,7 +216,7 @@ class TestArchive:
         (tmp_path / name).write_bytes(PACKED[name](files))
         message = refusal(tmp_path / name)
         assert f"{name}/m/bert_model.ckpt.data-00000-of-00001 is missing" in message
-        assert "What lies there: bert_config.json, bert_model.ckpt.index, vocab.txt." in message
+        assert ": bert_config.json, bert_model.ckpt.index, vocab.txt." in message
 
     @pytest.mark.parametrize("name", PACKED)
     def test_of_nothing_is_refused(self, tmp_path: Path, name: str) -> None:
@@ -229,7 +229,7 @@ class TestArchive:
         prefix = write.write_bundle(tmp_path / "outside", {"a": write.floats(9)})
         state = f'model_checkpoint_path: "{prefix}"\n'.encode()
         (tmp_path / name).write_bytes(PACKED[name]({"checkpoint": state}))
-        assert "no checkpoint here" in refusal(tmp_path / name)
+        assert "no checkpoint" in refusal(tmp_path / name)
 
     @pytest.mark.parametrize("name", PACKED)
     def test_whose_file_checkpoint_names_one_of_several_gives_that(
@@ -278,8 +278,9 @@ class TestArchive:
         for name in ("deflated.zip", "model.tgz"):
             (tmp_path / name).write_bytes(PACKED[name](members()))
             message = refusal(tmp_path / name)
-            assert "has to be unpacked" in message
-            assert "No space left on device. Set TMPDIR to a folder with more room" in message
+            assert f"no space to unpack {tmp_path / name}" in message
+            assert "No space left on device" in message
+            assert "TMPDIR" in message
 
     def test_without_a_folder_for_temporary_files_says_what_it_needs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -288,7 +289,9 @@ class TestArchive:
             (tmp_path / name).write_bytes(PACKED[name](members()))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
         for name in ("deflated.zip", "model.tgz"):
-            assert "Set TMPDIR to a folder with more room" in refusal(tmp_path / name)
+            message = refusal(tmp_path / name)
+            assert f"{tmp_path / 'gone'}: No such file" in message
+            assert "TMPDIR" in message
 
     def test_can_be_renamed_and_removed_while_it_is_open(self, tmp_path: Path) -> None:
         for name in PACKED:
@@ -470,7 +473,7 @@ class TestTar:
                     link.type = kind
                     link.linkname = f"{outside}{ending}"
                     packed.addfile(link)
-            assert "no checkpoint here" in refusal(tmp_path / "m.tar")
+            assert "no checkpoint" in refusal(tmp_path / "m.tar")
 
     def test_does_not_read_a_member_with_holes(self, tmp_path: Path) -> None:
         """Its bytes do not lie in the archive as they stand in the file."""
@@ -601,7 +604,7 @@ class TestBombs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         written = []
-        monkeypatch.setattr(files, "_COPY_BYTES", 1 << 16)
+        monkeypatch.setattr(archives, "_COPY_BYTES", 1 << 16)
         (tmp_path / "m.tar.gz").write_bytes(gzip.compress(bytes(1 << 24)))
         with pytest.raises(CheckpointError, match="unpacks to more"):
             open_checkpoint(tmp_path / "m.tar.gz", progress=lambda *told: written.append(told[1]))
@@ -613,7 +616,7 @@ class TestBombs:
         path = tmp_path / "m.zip"
         path.write_bytes(zipped(zeros, zipfile.ZIP_DEFLATED))
         told: list[int] = []
-        with pytest.raises(CheckpointError, match="no checkpoint here"):
+        with pytest.raises(CheckpointError, match="no checkpoint"):
             open_checkpoint(path, progress=lambda _, done, size: told.append(size))
         assert sum(told) <= (1 << 20) + 64 * path.stat().st_size
 
@@ -635,12 +638,12 @@ class TestBombs:
         (tmp_path / "m.zip").write_bytes(zipped(members(), zipfile.ZIP_DEFLATED))
         full = os.statvfs_result((4096, 4096, 9, 0, 0, 9, 9, 9, 0, 255))
         monkeypatch.setattr(os, "fstatvfs", lambda _: full)
-        assert "took 0 bytes of it: No space left" in refusal(tmp_path / "m.zip")
+        assert "No space left" in refusal(tmp_path / "m.zip")
 
     def test_of_very_many_files_are_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(files, "_TAR_FILES", 100)
+        monkeypatch.setattr(archives, "_TAR_FILES", 100)
         path = tmp_path / "m.tar.gz"
         path.write_bytes(gzip.compress(b"".join(tar_header(b"%d" % n) for n in range(101))))
         assert "more than 100 files" in refusal(path)
@@ -649,7 +652,7 @@ class TestBombs:
     def test_of_a_name_that_fills_the_memory_are_refused(self, tmp_path: Path, kind: bytes) -> None:
         path = tmp_path / "m.tar"
         path.write_bytes(tar_header(b"m", 1 << 19, kind, at=bytes(1 << 19)) + bytes(1024))
-        assert "a header of 524,288 bytes" in refusal(path)
+        assert "524,288 bytes" in refusal(path)
 
     def test_of_attributes_that_every_file_gets_are_refused(self, tmp_path: Path) -> None:
         attributes = b"".join(b"%d %05d=\n" % (10, number) for number in range(1000))
@@ -657,7 +660,7 @@ class TestBombs:
         (tmp_path / "m.tar").write_bytes(
             header + bytes(-len(attributes) % 512) + tar_header(b"a") * 9 + bytes(1024)
         )
-        assert "more attributes of all files" in refusal(tmp_path / "m.tar")
+        assert "more than 100 global attributes" in refusal(tmp_path / "m.tar")
 
     @pytest.mark.parametrize("name", ["../m", "/etc/m", "a/../../m", "..\\m", "C:\\m"])
     def test_names_that_lead_out_of_an_archive_are_names_and_no_more(
@@ -687,7 +690,7 @@ class TestDirectory:
 class TestOpenFile:
     def test_reads_any_part(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"0123456789")
-        file = open_file(str(tmp_path / "f"), "shown")
+        file = open_path(str(tmp_path / "f"), "shown")
         assert (file.name, file.size) == ("shown", 10)
         assert [file.read(0, 10), file.read(3, 4), file.read(10, 0)] == [
             b"0123456789",
@@ -698,8 +701,8 @@ class TestOpenFile:
     @pytest.mark.parametrize(("offset", "size"), [(0, 11), (11, 0), (2**63, 1), (0, 2**63)])
     def test_refuses_what_lies_beyond_the_end(self, tmp_path: Path, offset: int, size: int) -> None:
         (tmp_path / "f").write_bytes(b"0123456789")
-        with pytest.raises(CheckpointError, match=r"shown is cut off.*it has 10\."):
-            open_file(str(tmp_path / "f"), "shown").read(offset, size)
+        with pytest.raises(CheckpointError, match=r"shown is cut off.* 10 bytes"):
+            open_path(str(tmp_path / "f"), "shown").read(offset, size)
 
     def test_goes_on_where_the_system_gives_less_than_was_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -707,16 +710,16 @@ class TestOpenFile:
         preadv = os.preadv
         monkeypatch.setattr(os, "preadv", lambda fd, to, at: preadv(fd, [to[0][:3]], at))
         (tmp_path / "f").write_bytes(b"0123456789")
-        assert open_file(str(tmp_path / "f"), "f").read(1, 8) == b"12345678"
+        assert open_path(str(tmp_path / "f"), "f").read(1, 8) == b"12345678"
 
     @pytest.mark.parametrize("name", ["gone", "", "a\0b", "x" * 5000])
     def test_names_what_can_not_be_opened(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(CheckpointError, match=r"shown (can't be opened|is not a regular file)"):
-            open_file(str(tmp_path / name), "shown")
+            open_path(str(tmp_path / name), "shown")
 
     def test_closes_the_file_with_its_last_reader(self, tmp_path: Path) -> None:
         (tmp_path / "f").write_bytes(b"0")
-        file = open_file(str(tmp_path / "f"), "f")
+        file = open_path(str(tmp_path / "f"), "f")
         fd = file._medium.fd
         os.fstat(fd)
         del file
@@ -730,4 +733,4 @@ def test_a_file_that_is_no_archive_is_none(tmp_path: Path) -> None:
 
     for content in kinds():
         (tmp_path / "f").write_bytes(content)
-        assert archive(open_file(str(tmp_path / "f"), "f")) is None
+        assert archive(open_path(str(tmp_path / "f"), "f")) is None

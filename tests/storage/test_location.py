@@ -9,12 +9,16 @@ from bertconvert import OutputError
 from bertconvert.converter.storage.location import DiskPath, Url, parse_location
 
 
-@pytest.mark.parametrize("text", ["https://host/x.zip", "s3://bucket/folder", "S3://b", "a+b://c"])
+@pytest.mark.parametrize(
+    "text", ["https://h/x.zip", "s3://b/k", "HF://a/b", "git+ssh://h/x", "file:///x"]
+)
 def test_parses_urls(text: str) -> None:
     assert parse_location(text) == Url(text)
 
 
-@pytest.mark.parametrize("text", ["x.zip", "/a/b", "C:/x", "a:b", "://x", "models/s3://b", ""])
+@pytest.mark.parametrize(
+    "text", ["", "/x", "x.zip", "./http:/x", "C:\\x", "C:/x", "a/b://c", "://x", "1a://x"]
+)
 def test_parses_paths(text: str) -> None:
     assert parse_location(text) == DiskPath(text)
 

@@ -239,7 +239,7 @@ class TestWhatIsRefused:
     def test_a_file(self, tmp_path: Path, name: str, force: bool) -> None:
         (tmp_path / "file").write_bytes(b"precious")
         (tmp_path / "link").symlink_to("file")
-        with pytest.raises(OutputError, match="is a file, or lies in one; name a folder"):
+        with pytest.raises(OutputError, match="is a file or is in a file"):
             publish_model(tmp_path / name, force)
         assert (tmp_path / "file").read_bytes() == b"precious"
 
@@ -250,7 +250,7 @@ class TestWhatIsRefused:
         (tmp_path / "a/b/c").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / "a/b/c")
         for out in (Path(name), Path(os.path.realpath(name))):
-            with pytest.raises(OutputError, match="is the current folder, or holds it"):
+            with pytest.raises(OutputError, match="current folder"):
                 publish_model(out, force=True)
         assert list(tree(tmp_path)) == ["a", "a/b", "a/b/c"]
 
@@ -271,7 +271,7 @@ class TestWhatIsRefused:
     def test_a_mount_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "out").mkdir()
         monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
-        with pytest.raises(OutputError, match=r"mount point, .* name a folder in it"):
+        with pytest.raises(OutputError, match=r"out is a mount point"):
             publish_model(tmp_path / "out")
 
     def test_a_link_to_itself(self, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ class TestWhatIsRefused:
     def test_a_folder_in_one_that_can_not_be_written(self, open_folder: Path, name: str) -> None:
         with as_nobody(open_folder):
             open_folder.chmod(0o555)
-            with pytest.raises(OutputError, match=r"can't be (written|made): Permission denied"):
+            with pytest.raises(OutputError, match="Permission denied"):
                 publish_model(open_folder / name)
             assert os.listdir(open_folder) == []
 
@@ -304,7 +304,7 @@ class TestWhatIsRefused:
             mkdir(path)
 
         monkeypatch.setattr(Path, "mkdir", mkdir_two)
-        with pytest.raises(OutputError, match="a/b/c can't be made: No space left"):
+        with pytest.raises(OutputError, match=r"a/b/c .*No space left"):
             publish_model(tmp_path / "a/b/c/out")
         assert os.listdir(tmp_path) == []
 
@@ -453,7 +453,7 @@ class TestWhatAKilledProcessLeft:
     def test_at_the_end_of_an_exchange_is_not_deleted_unseen(self, old: Path) -> None:
         shutil.copytree(old, old.parent / ".out.bertconvert.old", symlinks=True)
         before = tree(old.parent)
-        with pytest.raises(OutputError, match=r"left from a process that was killed.*delete it"):
+        with pytest.raises(OutputError, match=r"\.out\.bertconvert\.old .*killed process"):
             publish_model(old, force=True)
         assert tree(old.parent) == before
 
@@ -463,7 +463,7 @@ class TestTwoProcesses:
         with published(old, force=True) as stage:
             write(stage)
             with (
-                pytest.raises(OutputError, match=r"another process is writing .*; wait for it"),
+                pytest.raises(OutputError, match="another process is writing"),
                 published(old, force=True),
             ):
                 pytest.fail("both work in the same folder")
