@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .converter.batch import Event as Event
     from .converter.batch import Job as Job
-    from .converter.batch import Model as Model
+    from .converter.batch import ModelRow as ModelRow
     from .converter.batch import Summary as Summary
     from .converter.batch import batch as batch
     from .converter.batch import find_jobs as find_jobs
@@ -41,7 +41,7 @@ _HOMES = {
     "Event": "batch",
     "Job": "batch",
     "MappingError": "errors",
-    "Model": "batch",
+    "ModelRow": "batch",
     "Options": "options",
     "OutputError": "errors",
     "VerificationError": "errors",

@@ -8,36 +8,42 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from . import __version__
+from .converter.choices import LEVELS, Activation, DType, Format
 from .converter.terminal import (
     Board,
     Progress,
-    coloured,
     counted,
     printable,
     say,
-    say_pairs,
-    say_table,
-    shape_text,
-    size_text,
+    show,
+    show_checkpoint,
+    show_conversion,
+    show_json,
+    show_json_line,
+    show_mapping,
+    show_plan,
+    show_report,
+    show_table,
 )
 
 if TYPE_CHECKING:
     from .converter.batch import Event
-    from .converter.options import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FILE = click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path)
+_HIGHEST = "highest"  # what --verify means without a level
+
+_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Commands(click.Group):
-    """Turns every error into one message; a traceback comes only with --debug."""
+    """Turns every error into one message; only --debug shows a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from .converter.errors import BertconvertError
@@ -54,41 +60,60 @@ class _Commands(click.Group):
             if "debug" in ctx.meta:
                 raise
             raise click.ClickException(
-                f"something went wrong that bertconvert did not foresee ({type(error).__name__}:"
-                f" {error}). --debug shows where; please report it."
+                f"internal error ({type(error).__name__}: {error}). Run it again with --debug to"
+                " see where, and please report it."
             ) from error
+
+
+class _Proving(click.Command):
+    """A command whose --verify takes a level or none.
+
+    The word after it is a level only if it is one of the levels, so that it never swallows CKPT.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for at in reversed(range(end)):
+            if args[at] == "--verify":
+                has_level = at + 1 < end and args[at + 1] in LEVELS
+                level = args[at + 1] if has_level else _HIGHEST
+                args[at : at + 1 + has_level] = [f"--verify={level}"]
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bertconvert", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Google's BERT checkpoints out of TensorFlow 1, faithfully and fast.
+    """Convert TensorFlow checkpoints of the BERT family to PyTorch.
 
-    CKPT is whatever you have: a folder, a prefix (.../bert_model.ckpt), any file of the set, a .zip
-    or .tar.gz as published, or the URL of any of these (https://, s3://, gs://, hf://).
+    CKPT is a folder, a prefix (.../model.ckpt), any file of the checkpoint, a .zip or .tar.gz of
+    it, or the URL of any of these (https://, s3://, gs://, hf://).
+
+    Results go to standard output, progress and notes to standard error. Exit codes: 0 done, 1 the
+    data or the proof is bad, 2 the call is wrong.
     """
 
 
 def main() -> None:
-    """The command line; ends as sys.exit does."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):  # so that what is half made is taken away
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
+    """Run the command line; ends as sys.exit does."""
+    for stop in (signal.SIGTERM, signal.SIGHUP):  # so that unfinished files are removed
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(stop, lambda number, _: sys.exit(128 + number))
     cli(prog_name="bertconvert")
 
 
 def run() -> None:
-    """The command `bertconvert`: `main` in a process of its own, which ends with it at once.
+    """The command `bertconvert`: `main` in a process of its own, which exits at once.
 
-    Collecting garbage and taking the interpreter apart would take a sixth of the time that a small
-    conversion takes.
+    Garbage collection and the interpreter's shutdown would take a sixth of the time of a small
+    conversion.
     """
     gc.set_threshold(100_000, 50, 50)
     try:
         main()
     except SystemExit as end:
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # whoever read it may be gone
+            with suppress(OSError, ValueError):  # the reader of a pipe may be gone
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
@@ -108,130 +133,156 @@ _debug_option = click.option(
 )
 
 
-def _output_options(command: F) -> F:
-    return click.option(
-        "--json", "as_json", is_flag=True, help="One JSON document on standard output."
-    )(_debug_option(command))
+def _with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def _plan_options(command: F) -> F:
-    """The options of every command that plans a conversion."""
-    dtypes = click.Choice(["keep", "float64", "float32", "float16", "bfloat16"])
-    return _source_options(
-        click.option("--dtype", type=dtypes, default="keep", show_default=True)(command)
-    )
-
-
-def _conversion_options(command: F) -> F:
-    """The options of every command that writes models."""
-    formats = click.option(
-        "--format",
-        "formats",
-        type=click.Choice(["safetensors", "bin"]),
-        multiple=True,
-        default=["safetensors"],
-        show_default=True,
-        help="Repeatable.",
-    )
-    return _plan_options(formats(command))
-
-
-def _source_options(command: F) -> F:
-    """The options that say what belongs to a checkpoint, and how it is read."""
-    options = [
-        click.option("--mapping", help="A mapping's name, or a mapping file."),
+# The options of a conversion are the fields of `Options`; a test compares the two.
+_source_options = _with_options(
+    [
+        click.option("--mapping", metavar="NAME|FILE", help="The mapping.  [default: found]"),
         click.option(
-            "--config", type=click.Path(path_type=Path), help="bert_config.json, if not beside."
+            "--config", metavar="FILE", help="The original config.  [default: next to CKPT]"
         ),
-        click.option("--vocab", type=click.Path(path_type=Path), help="vocab.txt, if not beside."),
-        click.option("--head", help="Which head to keep, e.g. token, none."),
-        click.option("--scope", help="Which model, where a checkpoint holds several."),
+        click.option("--vocab", metavar="FILE", help="The vocabulary.  [default: next to CKPT]"),
+        click.option("--head", help="The head to keep, such as token; none for no head."),
+        click.option("--scope", help="The model to take, if CKPT has several."),
         click.option(
-            "--num-heads", type=click.IntRange(1), help="Attention heads, without a config."
+            "--num-heads", type=click.IntRange(1), help="Attention heads, if no config tells them."
         ),
         click.option(
             "--activation",
-            type=click.Choice(["auto", "tanh", "erf"]),
-            default="auto",
-            show_default=True,
-            help="What Google's gelu becomes.",
+            type=click.Choice(get_args(Activation)),
+            help="The form to write of an activation that has two.  [default: auto]",
         ),
         click.option(
             "--lower-case/--no-lower-case",
             default=None,
-            help="Of the tokenizer.  [default: inferred, and said]",
+            help="Whether the tokenizer lower-cases text.  [default: inferred from the vocabulary]",
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+)
+_plan_options = _with_options(
+    [
+        click.option(
+            "--dtype",
+            type=click.Choice(get_args(DType)),
+            help="The dtype of the tensors.  [default: keep]",
+        ),
+        _source_options,
+    ]
+)
+_conversion_options = _with_options(
+    [
+        click.option(
+            "--format",
+            "formats",
+            type=click.Choice(get_args(Format)),
+            multiple=True,
+            help="The weights files to write. Repeatable.  [default: safetensors]",
+        ),
+        _plan_options,
+    ]
+)
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on standard output."
+)
+_quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+_verify_option = click.option(
+    "--verify",
+    "level",
+    metavar="[LEVEL]",
+    type=click.Choice([*LEVELS, _HIGHEST]),
+    help="Publish only what passes verify, at LEVEL or at the highest that is installed.",
+)
 
 
-def _options(**values: Any) -> "Options":
-    from .converter.options import make_options
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
-    return make_options(values)
+
+def _checked_level(level: str | None, option: str) -> str | None:
+    """A level whose packages are installed; None stays None.
+
+    Raises:
+        UsageError: a package is missing.
+    """
+    if level is None:
+        return None
+    from .converter.verify import highest_level, missing_extras
+
+    if level == _HIGHEST:
+        return highest_level()
+    if missing := missing_extras(level):
+        raise click.UsageError(f"{option} {level} needs {_missing(missing)}")
+    return level
 
 
-@cli.command()
+def _missing(packages: Sequence[str]) -> str:
+    found = "is not installed" if len(packages) == 1 else "are not installed"
+    return f"{', '.join(packages)}, which {found}: pip install 'bertconvert[verify]'"
+
+
+@cli.command(cls=_Proving)
 @click.argument("ckpt")
 @click.argument("out")
 @_conversion_options
 @click.option("--force", is_flag=True, help="Replace the model in OUT.")
-@click.option("--verify", "proved", is_flag=True, help="Publish only what `verify` passes.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@_output_options
+@_verify_option
+@_quiet_option
+@_json_option
+@_debug_option
 def tf2pt(
-    ckpt: str, out: str, proved: bool, force: bool, quiet: bool, as_json: bool, **options: Any
+    ckpt: str,
+    out: str,
+    level: str | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Convert CKPT into the folder OUT, which transformers loads."""
+    """Convert CKPT into the folder OUT, which transformers loads.
+
+    \b
+    bertconvert tf2pt uncased_L-2_H-128_A-2.zip bert-tiny/
+    bertconvert tf2pt run_42/ out/ --head token --verify weights
+    """
     from .converter.convert import convert
 
-    chosen = _options(**options)
     prove = None
-    if proved:
-        from .converter.verify import prover
-
-        prove = prover()
+    level = _checked_level(level, "--verify")
     with Progress(quiet) as progress:
-        conversion = convert(ckpt, out, chosen, force=force, progress=progress, prove=prove)
+        if level is not None:
+            from .converter.verify import prover
+
+            prove = prover(level, progress)
+        conversion = convert(
+            ckpt, out, force=force, progress=progress, prove=prove, **_given(options)
+        )
     if as_json:
-        _print_json(conversion)
-    if quiet or as_json:
-        return
-    sizes = " ".join(f"{symbol}={size:,}" for symbol, size in conversion.sizes.items())
-    say(f"{_shown(ckpt)} -> {_shown(out)}")
-    say(f"  {conversion.architecture} ({sizes})")
-    say(
-        f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
-        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
-    )
-    say(f"  activation: {conversion.activation}")
-    for reason, count in conversion.dropped.items():
-        say(f"  left behind: {counted(count, 'variable')} ({reason})")
-    for note in conversion.notes:
-        say(f"  note: {note}")
-    if conversion.proof:
-        say(f"  {conversion.proof}")
+        show_json(conversion)
+    elif not quiet:
+        show_conversion(ckpt, conversion)
 
 
-@cli.command()
+@cli.command(cls=_Proving)
 @click.argument("places", nargs=-1, required=True, metavar="[SOURCE]... OUT")
-@click.option("--list", "listed", type=_EXISTING, help="A TOML file: source, name, options each.")
+@click.option("--list", "listed", type=_EXISTING, help="A TOML list of sources, names, options.")
 @click.option("--family", help="A published family: compact.")
-@click.option("--base-url", help="Where the family's files lie, if not where it was published.")
-@click.option("--jobs", type=click.IntRange(1), help="[default: what processors and memory allow]")
-@click.option("--scheduler", metavar="tcp://...", help="A Dask scheduler, whose workers do it.")
-@click.option(
-    "--verify",
-    "level",
-    type=click.Choice(["weights", "outputs", "gradients"]),
-    help="Publish only what passes.",
-)
-@click.option("--fail-fast", is_flag=True, help="Begin no other after one failed.")
-@click.option("--force", is_flag=True, help="Convert again what is there.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each event, on stdout.")
+@click.option("--base-url", help="Where the family's files are.  [default: as published]")
+@click.option("--jobs", type=click.IntRange(1), help="[default: by processors and memory]")
+@click.option("--scheduler", metavar="tcp://...", help="Run on the workers of a Dask scheduler.")
+@_verify_option
+@click.option("--fail-fast", is_flag=True, help="Start no other model after one has failed.")
+@click.option("--force", is_flag=True, help="Convert models again that exist.")
+@_quiet_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
 @_conversion_options
 @_debug_option
 @click.pass_context
@@ -253,23 +304,24 @@ def batch(
 ) -> None:
     """Convert every SOURCE into a folder of its own in OUT.
 
-    A SOURCE is a checkpoint as `tf2pt` takes it, a folder or an archive of many, or a pattern such
-    as 'models/*.zip'. OUT gets a table of all, README.md and family.json. What is there already,
-    from the same checkpoint, is left as it is: a batch that was stopped goes on where it was.
+    A SOURCE is a checkpoint as tf2pt takes it, a folder or an archive of many, or a pattern such
+    as 'models/*.zip'. OUT gets a table of all models, README.md and family.json. A model that
+    exists and was made from the same checkpoint is left unchanged, so a batch that was stopped
+    continues where it was.
+
+    \b
+    bertconvert batch models/ 'more/*.zip' out/
+    bertconvert batch --family compact out/ --verify weights
     """
     from .converter.batch import batch as convert_all
     from .converter.batch import find_jobs
     from .converter.errors import BatchError
 
-    if level not in (None, "weights"):
-        from .converter.verify import missing_extras
-
-        if missing := missing_extras(level):
-            raise click.UsageError(f"--verify {level} needs {_missing(missing)}")
+    level = _checked_level(level, "--verify")
     if jobs is not None and scheduler is not None:
-        raise click.UsageError("--jobs is for this machine; a scheduler has workers of its own")
+        raise click.UsageError("--jobs is for this machine; a scheduler has its own workers")
     *sources, out = places
-    begin = time.monotonic()
+    start = time.monotonic()
     try:
         with Progress(quiet or as_json) as progress:
             found = find_jobs(
@@ -278,8 +330,8 @@ def batch(
                 listed=listed,
                 family=family,
                 base_url=base_url,
-                options=_options(**options),
                 progress=progress,
+                **_given(options),
             )
         sizes = {job.name: job.nbytes for job in found}
         with Board(sizes, quiet or as_json) as board:
@@ -296,59 +348,53 @@ def batch(
     except BatchError as error:
         raise click.UsageError(printable(str(error))) from error
     except KeyboardInterrupt:
-        say("stopped. What is done stays; the same call goes on from there")
+        say("stopped. Finished models stay; run the same command again to continue")
         raise
+    if "debug" in ctx.meta:
+        for row in summary.models:
+            if row.traceback:
+                say(f"{row.name}:\n{row.traceback}")
     counts = {
         "converted": summary.converted,
-        "there": summary.there,
+        "unchanged": summary.unchanged,
         "failed": summary.failed,
-        "left": summary.left,
+        "not_started": summary.not_started,
     }
+    shown = _shown(out)
     if as_json:
-        _print_json_line({"event": "end", "out": _shown(out), **counts})
+        show_json_line({"event": "end", "out": shown, **counts})
     elif not quiet:
-        words = {"there": "there already", "left": "not begun"}
-        told = ", ".join(f"{n:,} {words.get(what, what)}" for what, n in counts.items() if n)
-        say(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - begin:.1f} s")
-        say(f"the table is {_shown(out).rstrip('/')}/README.md, and family.json for programs")
+        told = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n)
+        show(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - start:.1f} s")
+        show(f"table: {shown.rstrip('/')}/README.md, and family.json for programs")
     ctx.exit(1 if summary.failed else 0)
 
 
 def _shown(place: str) -> str:
-    """A path, or a URL without what is secret in it."""
-    from .converter.storage.files import is_url
+    """A path, or a URL without its secrets."""
+    from .converter.storage.location import parse_location
 
-    if not is_url(place):
-        return place
-    from .converter.storage.urls import shown
-
-    return shown(place)
+    return parse_location(place).shown
 
 
 def _json_lines() -> Callable[["Event"], None]:
-    """What `batch` calls, and prints a line of JSON for each event, of each step one a second."""
+    """What `batch` calls: prints a line of JSON for each event, of steps at most one a second."""
     import msgspec
 
-    said: dict[str, float] = {}
+    printed: dict[str, float] = {}
 
-    def show(event: "Event") -> None:
+    def print_event(event: "Event") -> None:
         now, name = time.monotonic(), event.job.name
         if event.model is not None:
-            _print_json_line({"event": event.kind, **msgspec.to_builtins(event.model)})
-        elif event.kind == "begin":
-            _print_json_line({"event": "begin", "name": name, "source": event.job.shown})
-        elif now - said.get(name, 0) >= 1:
-            said[name] = now
+            show_json_line({"event": event.kind, **msgspec.to_builtins(event.model)})
+        elif event.kind == "start":
+            show_json_line({"event": "start", "name": name, "source": event.job.shown})
+        elif now - printed.get(name, 0) >= 1:
+            printed[name] = now
             step = msgspec.to_builtins(event.step)
-            _print_json_line({"event": "step", "name": name, **step})
+            show_json_line({"event": "step", "name": name, **step})
 
-    return show
-
-
-def _print_json_line(value: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.encode(value))
+    return print_event
 
 
 @cli.command()
@@ -356,16 +402,16 @@ def _print_json_line(value: object) -> None:
 @click.argument("out")
 @click.option(
     "--level",
-    type=click.Choice(["weights", "outputs", "gradients"]),
-    help="How far to go.  [default: as far as what is installed allows, and said]",
+    type=click.Choice(LEVELS),
+    help="How much to prove.  [default: the highest that is installed]",
 )
 @click.option("--samples", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--text", type=_EXISTING, help="Text whose lines are the samples.")
-@click.option("--json", "json_file", type=_FILE, help="Everything that was found; - is stdout.")
-@click.option("--junit", type=_FILE, help="JUnit XML, for CI.")
-@click.option("--html", type=_FILE, help="One page, with pictures.")
+@click.option("--text", type=_EXISTING, help="A text whose lines are the samples.")
+@click.option("--junit", type=_FILE, help="Write JUnit XML, for CI.")
+@click.option("--html", type=_FILE, help="Write one page with pictures.")
 @_source_options
+@_json_option
 @_debug_option
 @click.pass_context
 def verify(
@@ -377,26 +423,28 @@ def verify(
     samples: int,
     seed: int,
     text: Path | None,
-    json_file: Path | None,
     junit: Path | None,
     html: Path | None,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Prove that the folder OUT is CKPT, or find the first thing that differs.
+    """Prove that the folder OUT matches CKPT, or find the first thing that differs.
 
     \b
     weights    every tensor is its variable; needs neither torch nor TensorFlow
-    outputs    and TensorFlow and transformers compute the same
-    gradients  and the same gradients, so that fine-tuning begins alike
+    outputs    TensorFlow and transformers also compute the same
+    gradients  and the same gradients, so that fine-tuning starts alike
+
+    \b
+    bertconvert verify uncased_L-2_H-128_A-2.zip bert-tiny/
+    bertconvert verify CKPT OUT --level weights --json > verdict.json
     """
     from .converter.verify import highest_level, missing_extras, report
     from .converter.verify import verify as prove
 
-    if level is not None and (missing := missing_extras(level)):
-        raise click.UsageError(f"--level {level} needs {_missing(missing)}")
+    chosen = _checked_level(level, "--level") or highest_level()
     if html is not None and (missing := missing_extras("weights", html=True)):
         raise click.UsageError(f"--html needs {_missing(missing)}")
-    chosen = level or highest_level()
     runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
     say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
     if missing := missing_extras("gradients"):
@@ -410,163 +458,87 @@ def verify(
             seed=seed,
             text=text,
             progress=progress,
-            **options,
+            **_given(options),
         )
-    for line in report.lines(verdict):
-        click.echo(coloured(printable(line)), err=True)
-    forms = ((json_file, report.to_json), (junit, report.to_junit), (html, report.to_html))
-    for path, form in forms:
+    if as_json:
+        click.echo(report.to_json(verdict), nl=False)
+    else:
+        show_report(report.lines(verdict))
+    for path, form in ((junit, report.to_junit), (html, report.to_html)):
         if path is not None:
             try:
-                with click.open_file(os.fspath(path), "wb") as file:
-                    file.write(form(verdict))
+                path.write_bytes(form(verdict))
             except OSError as error:
                 raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
     ctx.exit(0 if verdict.passed else 1)
 
 
-def _missing(packages: Sequence[str]) -> str:
-    found = "is not installed" if len(packages) == 1 else "are not installed"
-    return f"{', '.join(packages)}, which {found}: `pip install bertconvert[verify]`"
-
-
 @cli.command()
 @click.argument("ckpt")
-@_output_options
+@_json_option
+@_debug_option
 def inspect(ckpt: str, as_json: bool) -> None:
-    """Show what is in CKPT: variables, dtypes, shapes, bytes."""
-    from .converter.fold import fold
+    """Show the variables of CKPT: names, dtypes, shapes, bytes.
+
+    \b
+    bertconvert inspect uncased_L-2_H-128_A-2.zip
+    bertconvert inspect CKPT --json | jq .variable
+    """
     from .converter.prepare import open_checkpoint
 
     with Progress(as_json) as progress:
         checkpoint = open_checkpoint(ckpt, progress=progress)
-    variables = list(checkpoint.variables.values())
-    total = {
-        "variables": len(variables),
-        "elements": sum(variable.size for variable in variables),
-        "nbytes": sum(variable.nbytes for variable in variables),
-    }
-    if as_json:
-        _print_json(
-            {
-                "checkpoint": checkpoint.name,
-                "format": checkpoint.format,
-                "data_files": checkpoint.num_shards,
-                **total,
-                "variable": {
-                    v.name: {"dtype": v.tf_dtype, "shape": v.shape, "nbytes": v.nbytes}
-                    for v in variables
-                },
-            }
-        )
-        return
-    rows = fold([((v.name,), (v.tf_dtype, shape_text(v.shape), v.nbytes)) for v in variables])
-    say_table(
-        ["variable", "dtype", "shape", "bytes"],
-        [
-            [name, dtype, shape, f"{count} x {nbytes:,}" if count > 1 else f"{nbytes:,}"]
-            for (name,), (dtype, shape, nbytes), count in rows
-        ],
-    )
-    say(
-        f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
-        f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
-        f" {size_text(total['nbytes'])}"
-    )
-    if checkpoint.note:
-        say(f"note: {checkpoint.note}")
+    show_checkpoint(checkpoint, as_json)
 
 
 @cli.command()
 @click.argument("ckpt")
 @_plan_options
-@_output_options
+@_json_option
+@_debug_option
 def explain(ckpt: str, as_json: bool, **options: Any) -> None:
-    """Show what becomes of each variable of CKPT, and why; writes nothing."""
-    from .converter.fold import fold
+    """Show what becomes of each variable of CKPT, and why; write nothing.
+
+    \b
+    bertconvert explain uncased_L-2_H-128_A-2.zip
+    bertconvert explain run_42/ --head none
+    """
     from .converter.prepare import prepare
 
     with Progress(as_json) as progress:
-        prepared = prepare(ckpt, progress=progress, **options)
-    plan = prepared.plan
+        prepared = prepare(ckpt, progress=progress, **_given(options))
     if as_json:
-        _print_json({"plan": plan, "notes": prepared.notes, "sources": prepared.sources})
-        return
-    for group in plan.groups:
-        entries = [entry for entry in plan.entries if entry.group == group]
-        say(f"{group}: {counted(len(entries), 'variable')}")
-        shapes = (shape_text(prepared.checkpoint.variables[e.variable].shape) for e in entries)
-        say_pairs(
-            fold(
-                ((e.variable, e.tensor), (shape, e.op))
-                for e, shape in zip(entries, shapes, strict=True)
-            )
-        )
-    for reason in dict.fromkeys(drop.reason for drop in plan.dropped):
-        names = [drop.variable for drop in plan.dropped if drop.reason == reason]
-        say(f"left behind, {reason}: {counted(len(names), 'variable')}")
-        for (name,), _, _ in fold(((name,), None) for name in names):
-            say(f"  {name}")
-    sizes = " ".join(f"{symbol}={size:,}" for symbol, size in plan.sizes.items())
-    say(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
-    say(
-        f"{counted(len(plan.entries), 'variable')} mapped,"
-        f" {counted(len(plan.dropped), 'variable')} left behind"
-    )
-    for tie in plan.ties:
-        say(f"{tie.pt} is tied to {tie.to}")
-    for note in prepared.notes:
-        say(f"note: {note}")
+        show_json({"plan": prepared.plan, "notes": prepared.notes, "sources": prepared.sources})
+    else:
+        show_plan(prepared)
 
 
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--size", "sizes", multiple=True, metavar="SYMBOL=N", help="E.g. L=12. Repeatable.")
-@_output_options
+@_json_option
+@_debug_option
 def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
-    """List the mappings, or show the one called NAME (or a file), expanded."""
-    from .converter.fold import fold
+    """List the mappings, or show the one called NAME (or a file), expanded.
+
+    \b
+    bertconvert mappings
+    bertconvert mappings bert --size L=12
+    """
     from .converter.mapping import builtin_mappings, load_mapping
 
     known = builtin_mappings()
-    if name is None and sizes:
-        raise click.UsageError("--size is for a mapping that is named, such as `mappings bert`")
     if name is None:
-        loaded = {stem: load_mapping(path) for stem, path in known.items()}
+        if sizes:
+            raise click.UsageError("--size needs the NAME of a mapping, as in `mappings bert`")
+        about = {stem: load_mapping(path).about for stem, path in known.items()}
         if as_json:
-            _print_json({stem: mapping.about for stem, mapping in loaded.items()})
-            return
-        say_table(["mapping", "of"], [[stem, mapping.about] for stem, mapping in loaded.items()])
+            show_json(about)
+        else:
+            show_table(["mapping", "of"], [[*row] for row in about.items()])
         return
     mapping = load_mapping(known.get(name, Path(name)))
-    given = dict(_size(text, mapping.sizes) for text in sizes)
-    pairs = mapping.expand(
-        {symbol: given.get(symbol, 2) for symbol in mapping.loop_sizes()},
-        [group.name for group in mapping.group],
-    )
-    if as_json:
-        _print_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
-        return
-    for group in mapping.group:
-        say(f"{group.name}{', required' if group.required else ''}")
-        say_pairs(
-            fold(
-                (
-                    (pair.names[0], pair.tensor),
-                    (shape_text([given.get(str(size), size) for size in pair.shape]), pair.op),
-                )
-                for pair in pairs
-                if pair.group == group.name
-            )
-        )
-    for architecture in mapping.architecture:
-        say(
-            f"--head {architecture.head}: {architecture.name}:"
-            f" {', '.join([*architecture.groups, *(f'[{g}]' for g in architecture.optional)])}"
-        )
-    loops = mapping.loop_sizes() - set(given)
-    if loops:
-        say(f"Expanded for {', '.join(f'{symbol}=2' for symbol in sorted(loops))}; see --size.")
+    show_mapping(mapping, dict(_size(text, mapping.sizes) for text in sizes), as_json)
 
 
 def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
@@ -576,9 +548,3 @@ def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
             f"{text!r} is not like L=12; the symbols are {', '.join(known)}", param_hint="--size"
         )
     return symbol, int(number)
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

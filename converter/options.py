@@ -2,14 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-Activation = Literal["auto", "tanh", "erf"]
-DType = Literal["keep", "float64", "float32", "float16", "bfloat16"]
-Format = Literal["safetensors", "bin"]
+from .choices import Activation, DType, Format
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

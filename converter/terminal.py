@@ -1,12 +1,13 @@
-"""What people see on standard error: lines, tables, how far something is."""
+"""What people see: results on standard output, progress and notes on standard error."""
 
+import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import click
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from .batch import Event
+    from .checkpoint import Checkpoint
+    from .convert import Conversion
+    from .mapping import MappingFile
+    from .prepare import Prepared
 
 
 def counted(number: int, noun: str) -> str:
@@ -26,7 +31,7 @@ def shape_text(shape: Sequence[object]) -> str:
 
 
 def size_text(nbytes: int) -> str:
-    """A number of bytes as people say it."""
+    """A number of bytes with a unit."""
     if nbytes < 1000:
         return counted(nbytes, "byte")
     for power, unit in enumerate(("kB", "MB", "GB"), 1):
@@ -37,25 +42,45 @@ def size_text(nbytes: int) -> str:
 
 
 def _part(done: int, total: int) -> str:
-    """How much of something is done; "" where nothing is counted."""
+    """How much of something is done; "" if nothing is counted."""
     if not total:
         return size_text(done) if done else ""
     return f"{size_text(done)} of {size_text(total)}"
 
 
 def _share(what: str, done: int, total: int) -> float:
-    """How much of a conversion is done, by what is being done."""
+    """The share of a conversion that is done, from 0 to 1."""
     if what == "converting":
         return done / total if total else 0.0
     return 0.0 if what in ("starting", "fetching", "unpacking") else 1.0
 
 
+def show(text: str) -> None:
+    """Print a line of a result."""
+    click.echo(printable(text))
+
+
 def say(text: str) -> None:
+    """Print a note, or how far something is."""
     click.echo(printable(text), err=True)
 
 
+def show_json(value: object) -> None:
+    """Print one JSON document."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def show_json_line(value: object) -> None:
+    """Print a JSON document on one line."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(value))
+
+
 def printable(text: str) -> str:
-    """A text that does nothing to a terminal but appear: names in a file can hold anything."""
+    """A text without control characters, which a file's names may have."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
         for char in text
@@ -66,51 +91,200 @@ def _one_line(name: str) -> str:
     return printable(name).replace("\n", "\\n")
 
 
-def say_pairs(rows: Iterable[tuple[tuple[str, ...], tuple[str, str], int]]) -> None:
-    """Variables with their shapes, and below each the tensor that it becomes."""
-    for (variable, tensor), (shape, op), _ in rows:
-        say(f"  {variable}  {shape}")
-        say(f"    -> {tensor}{'' if op == 'identity' else f' ({op}d)'}")
+def _is_terminal(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns side by side; where the first is too long for the terminal, on a line of its own."""
+def _styled(word: str, stream: IO[str], colour: str, bold: bool = True) -> str:
+    if not _is_terminal(stream) or os.environ.get("NO_COLOR"):
+        return word
+    return click.style(word, fg=colour, bold=bold)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns. On a terminal, a first cell that is too long gets a line to itself."""
     lines = [columns, *rows]
     widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
-    if sys.stderr.isatty():
-        room = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
-        widths[0] = min(widths[0], max(room, 20))
+    if sys.stdout.isatty():
+        free = shutil.get_terminal_size().columns - sum(widths[1:]) - 2 * len(widths[1:])
+        widths[0] = min(widths[0], max(free, 20))
     for number, line in enumerate(lines):
         first = line[0]
         if len(first) > widths[0]:
-            say(first)
+            show(first)
             first = ""
         rest = (cell.ljust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        say("  ".join([first.ljust(widths[0]), *rest]).rstrip())
+        show("  ".join([first.ljust(widths[0]), *rest]).rstrip())
         if number == 0:
-            say("  ".join("-" * width for width in widths))
+            show("  ".join("-" * width for width in widths))
 
 
-_WORDS = {"ok": "green", "PASS": "green", "same": "green", "converted": "green", "there": "green"}
+def _show_pairs(rows: Iterable[tuple[tuple[str, ...], tuple[str, str]]]) -> None:
+    """Print variables with their shapes, and below each the tensor that it becomes."""
+    from .fold import fold
+
+    for (variable, tensor), (shape, op), _ in fold(rows):
+        show(f"  {variable}  {shape}")
+        show(f"    -> {tensor}{'' if op == 'identity' else f' ({op}d)'}")
 
 
-def coloured(line: str) -> str:
-    """A line of a report with its word of success or failure in colour, on a terminal."""
-    words = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
-    found = words.match(line)
-    if found is None:
-        return line
-    word = click.style(found[1], fg=_WORDS.get(found[1], "red"), bold=True)
-    return f"{line[: found.start(1)]}{word}{line[found.end(1) :]}"
+def _sizes_text(sizes: Mapping[str, int]) -> str:
+    return " ".join(f"{symbol}={size:,}" for symbol, size in sizes.items())
+
+
+def show_conversion(ckpt: str, conversion: "Conversion") -> None:
+    """Print the result of `tf2pt`."""
+    from .storage.location import parse_location
+
+    source, out = (parse_location(place).shown for place in (ckpt, conversion.out))
+    show(f"{source} -> {out}")
+    show(f"  {conversion.architecture} ({_sizes_text(conversion.sizes)})")
+    show(
+        f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
+        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
+    )
+    if conversion.activation:
+        show(f"  activation: {conversion.activation}")
+    for reason, count in conversion.dropped.items():
+        show(f"  skipped: {counted(count, 'variable')} ({reason})")
+    if conversion.proof:
+        show(f"  {conversion.proof}")
+    _say_notes(conversion.notes)
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        say(f"note: {note}")
+
+
+def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
+    """Print the result of `inspect`."""
+    from .fold import fold
+
+    variables = list(checkpoint.variables.values())
+    total = {
+        "variables": len(variables),
+        "elements": sum(variable.size for variable in variables),
+        "nbytes": sum(variable.nbytes for variable in variables),
+    }
+    if as_json:
+        document: dict[str, Any] = {
+            "checkpoint": checkpoint.name,
+            "format": checkpoint.format,
+            "data_files": checkpoint.num_shards,
+            **total,
+            "variable": {
+                v.name: {"dtype": v.tf_dtype, "shape": v.shape, "nbytes": v.nbytes}
+                for v in variables
+            },
+        }
+        show_json(document)
+        return
+    rows = fold([((v.name,), (v.tf_dtype, shape_text(v.shape), v.nbytes)) for v in variables])
+    show_table(
+        ["variable", "dtype", "shape", "bytes"],
+        [
+            [name, dtype, shape, f"{count} x {nbytes:,}" if count > 1 else f"{nbytes:,}"]
+            for (name,), (dtype, shape, nbytes), count in rows
+        ],
+    )
+    show(
+        f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
+        f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
+        f" {size_text(total['nbytes'])}"
+    )
+    if checkpoint.note:
+        _say_notes([checkpoint.note])
+
+
+def show_plan(prepared: "Prepared") -> None:
+    """Print the result of `explain`."""
+    from .fold import fold
+
+    plan, variables = prepared.plan, prepared.checkpoint.variables
+    for group in plan.groups:
+        entries = [entry for entry in plan.entries if entry.group == group]
+        show(f"{group}: {counted(len(entries), 'variable')}")
+        _show_pairs(
+            ((e.variable, e.tensor), (shape_text(variables[e.variable].shape), e.op))
+            for e in entries
+        )
+    for reason in dict.fromkeys(drop.reason for drop in plan.dropped):
+        names = [drop.variable for drop in plan.dropped if drop.reason == reason]
+        show(f"skipped, {reason}: {counted(len(names), 'variable')}")
+        for (name,), _, _ in fold(((name,), None) for name in names):
+            show(f"  {name}")
+    sizes = _sizes_text(plan.sizes)
+    show(f"{plan.architecture.name} ({sizes}) by the mapping {plan.mapping}")
+    mapped, skipped = (counted(len(x), "variable") for x in (plan.entries, plan.dropped))
+    show(f"{mapped} mapped, {skipped} skipped")
+    for tie in plan.ties:
+        show(f"{tie.pt} is tied to {tie.to}")
+    _say_notes(prepared.notes)
+
+
+_EXAMPLE_SIZE = 2  # of a loop whose size is not given
+
+
+def show_mapping(mapping: "MappingFile", given: Mapping[str, int], as_json: bool) -> None:
+    """Print the result of `mappings NAME`."""
+    loops = mapping.loop_sizes()
+    pairs = mapping.expand(
+        {symbol: given.get(symbol, _EXAMPLE_SIZE) for symbol in loops},
+        [group.name for group in mapping.group],
+    )
+    if as_json:
+        show_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
+        return
+    for group in mapping.group:
+        show(f"{group.name}{', required' if group.required else ''}")
+        _show_pairs(
+            (
+                (pair.names[0], pair.tensor),
+                (shape_text([given.get(str(size), size) for size in pair.shape]), pair.op),
+            )
+            for pair in pairs
+            if pair.group == group.name
+        )
+    for architecture in mapping.architecture:
+        optional = (f"[{group}]" for group in architecture.optional)
+        groups = ", ".join([*architecture.groups, *optional])
+        show(f"--head {architecture.head}: {architecture.name}: {groups}")
+    assumed = sorted(loops - set(given))
+    if assumed:
+        sizes = ", ".join(f"{symbol}={_EXAMPLE_SIZE}" for symbol in assumed)
+        say(f"note: expanded for {sizes}; --size gives other sizes")
+
+
+_COLOURS = {
+    "ok": "green",
+    "PASS": "green",
+    "same": "green",
+    "converted": "green",
+    "unchanged": "green",
+}
+_WORD = re.compile(r"^(?:\s*|\w+: )(ok|NO|PASS|FAIL|same|DIFFERENT|NOT RUN)\b")
+
+
+def show_report(lines: Iterable[str]) -> None:
+    """Print a report; on a terminal, words of success or failure in colour."""
+    for line in lines:
+        found = _WORD.match(line)
+        if found is None:
+            show(line)
+            continue
+        word = _styled(found[1], sys.stdout, _COLOURS.get(found[1], "red"))
+        click.echo(printable(line[: found.start(1)]) + word + printable(line[found.end(1) :]))
 
 
 class Progress:
-    """Shows how far a conversion is, once it lasts over a second."""
+    """Shows how far a conversion is, once it takes over a second."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._begin = time.monotonic()
-        self._said = self._begin
+        self._started = time.monotonic()
+        self._printed = self._started
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
@@ -128,11 +302,11 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if self._quiet or now - self._begin < 1:
+        if self._quiet or now - self._started < 1:
             return
-        if not sys.stderr.isatty():
-            if now - self._said >= 5:
-                self._said = now
+        if not _is_terminal(sys.stderr):
+            if now - self._printed >= 5:
+                self._printed = now
                 say(f"{what}: {_part(done, total)}")
             return
         if self._bar is None or self._task is None:
@@ -168,13 +342,14 @@ def _bars() -> "Bar":
 
 
 class Board:
-    """Shows how far many conversions are: a bar for each that runs, and one for all of them.
+    """Shows how far many conversions are: a bar for each that runs, and one for all.
 
-    Where it is no terminal, it is a line for each that is done, and one every few seconds.
+    If standard error is not a terminal, prints a line for each that is done, and one every few
+    seconds.
 
     Args:
-        sizes: the bytes of each conversion by its name; 0 where that is not known.
-        quiet: whether only failures are told.
+        sizes: the bytes of each conversion by its name; 0 if unknown.
+        quiet: whether to print failures only.
     """
 
     def __init__(self, sizes: Mapping[str, int], quiet: bool) -> None:
@@ -188,7 +363,7 @@ class Board:
         self._done = 0  # bytes of those that are done
         self._ended = 0
         self._running: dict[str, tuple[str, int, int]] = {}
-        self._begin = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._bars: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -207,19 +382,19 @@ class Board:
         elif model.error:
             self._end(name, "FAILED", model.error)
         else:
-            sizes = " ".join(f"{s}={model.sizes[s]:,}" for s in ("L", "H") if s in model.sizes)
             proved = f"  verified: {model.verified}" if model.verified else ""
-            self._end(name, event.kind, f"{sizes}  {size_text(model.nbytes)}{proved}")
+            size = f"{model.layers:,} x {model.hidden:,}  " if model.layers else ""
+            self._end(name, event.kind, f"{size}{size_text(model.nbytes)}{proved}")
 
     def _go_on(self, name: str, what: str, done: int, total: int) -> None:
         self._running[name] = what, done, total
         now = time.monotonic()
-        if self._quiet or now - self._begin < 1:
+        if self._quiet or now - self._started < 1:
             return
-        if sys.stderr.isatty():
+        if _is_terminal(sys.stderr):
             self._draw()
-        elif now - self._said >= 5:
-            self._said = now
+        elif now - self._printed >= 5:
+            self._printed = now
             steps = "; ".join(
                 f"{_one_line(name)}: {what} {_part(done, total)}".rstrip()
                 for name, (what, done, total) in self._running.items()
@@ -232,11 +407,10 @@ class Board:
         self._done += self._sizes[name]
         if self._bars is not None and name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))
-        failed = word not in _WORDS
+        failed = word not in _COLOURS
         if self._quiet and not failed:
             return
-        if sys.stderr.isatty():
-            word = click.style(word, fg=_WORDS.get(word, "red"), bold=failed)
+        word = _styled(word, sys.stderr, _COLOURS.get(word, "red"), bold=failed)
         line = f"{_one_line(name):<{self._width}}  {word}  {printable(rest)}"
         if self._bars is None:
             click.echo(line, err=True)

@@ -19,8 +19,10 @@ from click.testing import CliRunner, Result
 
 import bertconvert
 import bertconvert.converter.convert as convert_module
+import bertconvert.converter.verify.run as run_module
 from bertconvert.cli import cli
 from bertconvert.converter.errors import BertconvertError
+from bertconvert.converter.options import make_options
 from bertconvert.converter.terminal import Progress, size_text
 
 COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
@@ -215,8 +217,8 @@ class TestAnError:
         result = run("tf2pt", "a", tmp_path / "out")
         assert result.exit_code == 1
         assert result.stderr.count("\n") == 1
-        assert "did not foresee (ZeroDivisionError: division by zero)" in result.stderr
-        assert "--debug shows where" in result.stderr
+        assert "internal error (ZeroDivisionError: division by zero)" in result.stderr
+        assert "--debug" in result.stderr
         assert isinstance(run("tf2pt", "a", "b", "--debug").exception, ZeroDivisionError)
 
     @pytest.mark.parametrize("command", ["inspect", "explain"])
@@ -225,30 +227,29 @@ class TestAnError:
             ours, theirs = os.pipe()
             os.close(ours)
             streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: theirs}
-            options = ["--json"] if stream == "stdout" else []
-            result = program(
-                command, fixtures / "pretraining", *options, capture_output=False, **streams
-            )
+            result = program(command, fixtures / "pretraining", capture_output=False, **streams)
             os.close(theirs)
-            assert result.returncode in (1, 120)  # 120 is Python's, for what it could not flush
-            assert not result.stderr or "foresee" not in result.stderr
+            # 120 is Python's, for what it could not flush; inspect prints nothing to stderr.
+            assert result.returncode in ((1, 120) if stream == "stdout" else (0, 1, 120))
+            assert not result.stderr or "internal error" not in result.stderr
             assert not result.stderr or "Traceback" not in result.stderr
 
 
 class TestTf2pt:
-    def test_tells_people_what_came_out_and_writes_nothing_to_stdout(
+    def test_prints_the_result_to_stdout_and_notes_to_stderr(
         self, fixtures: Path, tmp_path: Path
     ) -> None:
         result = run("tf2pt", fixtures / "pretraining-adam", tmp_path / "out")
-        assert (result.exit_code, result.stdout) == (0, "")
-        said = result.stderr
+        assert result.exit_code == 0
+        said = result.stdout
         assert f"{fixtures / 'pretraining-adam'} -> {tmp_path / 'out'}\n" in said
         assert "BertForPreTraining (L=2 V=128 H=32" in said
         assert "34,050 parameters in 46 tensors, 136.2 kB as float32" in said
         assert "activation: gelu_pytorch_tanh" in said
         assert "92 variables (optimizer slot)" in said
         assert "1 variable (training step)" in said
-        assert "note: lower-case: yes" in said
+        assert "note:" not in said
+        assert result.stderr.startswith("note: lower-case: yes")
 
     def test_json_is_one_document_and_the_whole_result(
         self, pretraining: Path, tmp_path: Path
@@ -274,33 +275,62 @@ class TestTf2pt:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         calls: list[Any] = []
-        monkeypatch.setattr(
-            convert_module, "convert", lambda *args, **_: calls.append(args) or sys.exit(0)
-        )
+
+        def convert(*args: object, force: bool, progress: object, prove: object, **options: Any):
+            calls.append((args, force, make_options(options)))
+            sys.exit(0)
+
+        monkeypatch.setattr(convert_module, "convert", convert)
         run("tf2pt", "ckpt", "out")
         run(
             "tf2pt", "--mapping", "m.toml", "--config", "c.json", "--vocab", "v.txt",
             "--head", "token", "--scope", "s", "--num-heads", "4", "--activation", "erf",
-            "--dtype", "float16", "--no-lower-case", "--format", "bin", "--format", "safetensors",
+            "--dtype", "float64", "--no-lower-case", "--format", "bin", "--format", "safetensors",
             "--force", "ckpt", "out",
         )  # fmt: skip
         run("tf2pt", "ckpt", "out", "--lower-case")
-        (plain, full, lower) = (call[2] for call in calls)
-        assert calls[0][:2] == ("ckpt", "out")
-        assert plain == bertconvert.Options()
-        assert full == bertconvert.Options(
-            mapping="m.toml",
-            config=Path("c.json"),
-            vocab=Path("v.txt"),
-            lower_case=False,
-            formats=("bin", "safetensors"),
-            scope="s",
-            head="token",
-            num_heads=4,
-            activation="erf",
-            dtype="float16",
+        assert calls[0] == (("ckpt", "out"), False, bertconvert.Options())
+        assert calls[1] == (
+            ("ckpt", "out"),
+            True,
+            bertconvert.Options(
+                mapping="m.toml",
+                config=Path("c.json"),
+                vocab=Path("v.txt"),
+                lower_case=False,
+                formats=("bin", "safetensors"),
+                scope="s",
+                head="token",
+                num_heads=4,
+                activation="erf",
+                dtype="float64",
+            ),
         )
-        assert lower == bertconvert.Options(lower_case=True)
+        assert calls[2][2] == bertconvert.Options(lower_case=True)
+
+    def test_takes_every_option_of_the_api(self) -> None:
+        parameters = {option.name for option in cli.commands["tf2pt"].params}
+        assert set(bertconvert.Options.__struct_fields__) <= parameters
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["CKPT", "OUT", "--verify"],
+            ["--verify", "CKPT", "OUT"],
+            ["CKPT", "--verify", "OUT"],
+            ["--verify", "weights", "CKPT", "OUT"],
+            ["CKPT", "OUT", "--verify", "weights"],
+            ["CKPT", "OUT", "--verify=weights"],
+        ],
+    )
+    def test_verify_takes_a_level_or_none(
+        self, arguments: list[str], fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+        paths = {"CKPT": str(fixtures / "encoder"), "OUT": str(tmp_path / "out")}
+        result = run("tf2pt", *(paths.get(argument, argument) for argument in arguments))
+        assert result.exit_code == 0, result.stderr
+        assert "Verified before it was published" in result.stdout
 
     def test_force_is_needed_once_the_folder_is_there(
         self, pretraining: Path, tmp_path: Path
@@ -334,8 +364,8 @@ class TestInspect:
 
     def test_folds_layers_and_counts_what_there_is(self, pretraining: Path) -> None:
         result = run("inspect", pretraining)
-        assert (result.exit_code, result.stdout) == (0, "")
-        lines = result.stderr.splitlines()
+        assert (result.exit_code, result.stderr) == (0, "")
+        lines = result.stdout.splitlines()
         (query,) = [line for line in lines if "self/query/kernel" in line]
         assert query.split(maxsplit=2) == [
             "bert/encoder/layer_{0..1}/attention/self/query/kernel",
@@ -354,7 +384,7 @@ class TestInspect:
     def test_needs_no_data_file(self, real: Path) -> None:
         result = run("inspect", real / "google-uncased_L-12_H-768_A-12-index")
         assert result.exit_code == 0
-        assert "206 variables" in result.stderr
+        assert "206 variables" in result.stdout
 
 
 class TestExplain:
@@ -377,8 +407,8 @@ class TestExplain:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         result = run("explain", fixtures / "pretraining-adam")
-        assert (result.exit_code, result.stdout) == (0, "")
-        said = result.stderr
+        assert result.exit_code == 0
+        said = result.stdout
         assert "bert/encoder/layer_{0..1}/attention/self/query/kernel" in said
         assert "-> bert.encoder.layer.{0..1}.attention.self.query.weight" in said
         assert "transposed" in said
@@ -401,18 +431,19 @@ class TestExplain:
 class TestMappings:
     def test_are_listed(self) -> None:
         result = run("mappings")
-        assert (result.exit_code, result.stdout) == (0, "")
-        assert re.search(r"^bert +BERT of google-research/bert", result.stderr, re.MULTILINE)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert re.search(r"^bert +BERT of google-research/bert", result.stdout, re.MULTILINE)
         assert json.loads(run("mappings", "--json").stdout).keys() == {"bert"}
 
     def test_one_is_shown_expanded_for_the_sizes_that_are_given(self) -> None:
-        plain = run("mappings", "bert").stderr
-        assert "layer_{0..1}/" in plain
-        assert "Expanded for L=2; see --size." in plain
-        sized = run("mappings", "bert", "--size", "L=12", "--size", "H=768").stderr
+        plain = run("mappings", "bert")
+        assert "layer_{0..1}/" in plain.stdout
+        assert "L=2" in plain.stderr and "--size" in plain.stderr
+        result = run("mappings", "bert", "--size", "L=12", "--size", "H=768")
+        sized = result.stdout
         assert "layer_{0..11}/" in sized
         assert "[768, 768]" in sized
-        assert "see --size" not in sized
+        assert result.stderr == ""
         assert "--head token: BertForTokenClassification" in sized
 
     def test_json_has_a_pair_for_every_variable(self) -> None:
@@ -463,7 +494,7 @@ class TestATerminal:
     def test_that_is_a_pipe_gets_each_row_on_one_line(self, real: Path) -> None:
         folder = real / "finetuned-classifier-adam-base-index"
         environment = os.environ | {"COLUMNS": "40"}
-        said = program("inspect", folder, env=environment).stderr
+        said = program("inspect", folder, env=environment).stdout
         rows = [line for line in said.splitlines() if line.startswith("bert/encoder")]
         assert rows
         assert all(re.fullmatch(r"\S+ +float32 +\[[\d, ]+\] +12 x [\d,]+", row) for row in rows)
@@ -475,7 +506,7 @@ class TestATerminal:
         code, shown = terminal("tf2pt", pretraining, tmp_path / "out", code=SLOW)
         assert code == 0
         assert "converting" in shown
-        assert shown.rstrip().splitlines()[-1].startswith("  note: lower-case")
+        assert shown.rstrip().splitlines()[-1].startswith("note: lower-case")
         code, shown = terminal("tf2pt", pretraining, tmp_path / "two", "--quiet", code=SLOW)
         assert (code, shown) == (0, "")
 

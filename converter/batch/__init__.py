@@ -2,6 +2,6 @@
 
 from .jobs import Job
 from .run import Event, Summary, batch, find_jobs
-from .table import Model
+from .table import ModelRow
 
-__all__ = ["Event", "Job", "Model", "Summary", "batch", "find_jobs"]
+__all__ = ["Event", "Job", "ModelRow", "Summary", "batch", "find_jobs"]

@@ -7,21 +7,22 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import BatchError, OutputError
 from ..mapping import builtin_mappings
-from ..options import DEFAULTS, Options
+from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress, absolute, is_url
 from . import workers
 from .jobs import Job, check_jobs, families, from_family, from_list, from_sources
-from .table import Model, read_family, write_family
+from .table import ModelRow, read_family, write_family
 from .task import Outcome, Task, failed
 from .workers import Step, Workers, default_jobs
 
-__all__ = ["Event", "Job", "Model", "Summary", "batch", "default_jobs", "families", "find_jobs"]
+__all__ = ["Event", "Job", "ModelRow", "Summary", "batch", "default_jobs", "families", "find_jobs"]
 
 _TICK_SECONDS = 0.1
 _TABLE_SHARE = 0.05  # of the time, at most, goes into writing the table while others work
@@ -30,32 +31,33 @@ _TABLE_SHARE = 0.05  # of the time, at most, goes into writing the table while o
 class Event(Struct, frozen=True):
     """Something that a person, or a program, may want to see."""
 
-    kind: str  # `begin`, `step`, or what became of a model: `converted`, `there`, `failed`
+    kind: str  # `start`, `step`, or what became of a model: `converted`, `unchanged`, `failed`
     job: Job
     step: Step = Step("", 0, 0)
-    model: Model | None = None  # of the last three kinds
+    model: ModelRow | None = None  # of the last three kinds
 
 
 class Summary(Struct, frozen=True):
     """What became of a batch."""
 
     out: str
-    models: list[Model]  # of this batch, in the order of their names; see `Model.error`
+    models: list[ModelRow]  # of this batch, in the order of their names; see `ModelRow.error`
     converted: int
-    there: int  # done before, and left as they are
+    unchanged: int  # converted before
     failed: int
-    left: int  # not begun, after a failure with `fail_fast`
+    not_started: int  # after a failure with `fail_fast`
 
 
 def find_jobs(
     sources: Sequence[str],
     out: str,
+    options: Options = DEFAULTS,
     *,
     listed: Path | None = None,
     family: str | None = None,
     base_url: str | None = None,
-    options: Options = DEFAULTS,
     progress: Progress | None = None,
+    **changes: Any,
 ) -> list[Job]:
     """Find all that is to be converted.
 
@@ -73,6 +75,7 @@ def find_jobs(
         BatchError: the call is wrong; nothing was done.
         CheckpointError: not one of the sources can be found.
     """
+    options = make_options(changes, options)
     jobs = list(from_sources(sources, options, progress))
     if listed is not None:
         jobs += from_list(listed, options, progress)
@@ -149,7 +152,7 @@ def batch(
             return workers.cluster(scheduler, out)
         return workers.processes(1 if alone else processes, len(tasks))
 
-    counts = {"converted": 0, "there": 0, "failed": 0}
+    counts = {"converted": 0, "unchanged": 0, "failed": 0}
     try:
         with closing(_outcomes(tasks, open_workers, fail_fast, watch)) as outcomes:
             for outcome in outcomes:
@@ -159,7 +162,7 @@ def batch(
     finally:
         table.write()
     models = sorted(table.added, key=lambda model: model.name)
-    return Summary(out, models, left=len(tasks) - len(models), **counts)
+    return Summary(out, models, not_started=len(tasks) - len(models), **counts)
 
 
 def _absolute(options: Options) -> Options:
@@ -178,13 +181,13 @@ class _Table:
 
     def __init__(self, out: str) -> None:
         self.known = read_family(out)
-        self.added: list[Model] = []
+        self.added: list[ModelRow] = []
         self._out = out
         # What failed before and is not tried again now is nothing that is there.
         self._models = {name: model for name, model in self.known.items() if not model.error}
         self._next = time.monotonic()
 
-    def add(self, model: Model) -> None:
+    def add(self, model: ModelRow) -> None:
         self.added.append(model)
         self._models[model.name] = model
         if time.monotonic() >= self._next:
@@ -278,7 +281,7 @@ def _tell(task: Task, step: Step | None, begun: set[int], watch: Callable[[Event
         return
     if task.number not in begun:
         begun.add(task.number)
-        watch(Event("begin", task.job))
+        watch(Event("start", task.job))
     watch(Event("step", task.job, step))
 
 

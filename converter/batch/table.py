@@ -12,17 +12,22 @@ from ..errors import OutputError
 from . import place
 
 TABLES = JSON, TABLE = "family.json", "README.md"
+VERSION = 1
+"""Of the schema of family.json."""
+
 _CELL = 500  # letters of a failure, which family.json has in full
 _MARK = "<!-- written by bertconvert batch -->"
 
 
-class Model(Struct, frozen=True, omit_defaults=True):
-    """One model folder of a family, or why there is none."""
+class ModelRow(Struct, frozen=True, omit_defaults=True):
+    """A row of the table: one model folder, or why it could not be converted."""
 
     name: str  # of the folder
     source: str
     architecture: str = ""
     sizes: dict[str, int] = {}  # by the mapping's symbols
+    layers: int = 0
+    hidden: int = 0  # the hidden size
     parameters: int = 0
     dtype: str = ""
     activation: str = ""  # as config.json has it
@@ -32,16 +37,18 @@ class Model(Struct, frozen=True, omit_defaults=True):
     provenance: str = ""  # sha256 of conversion.json
     verified: str = ""  # the level that was proved; "" where nothing was
     error: str = ""  # why it could not be converted
+    traceback: str = ""  # of an error that bertconvert did not foresee
 
 
-class Family(Struct, frozen=True):
+class Table(Struct, frozen=True):
     """All models of a folder, in the order of their names."""
 
     tool: str
-    models: list[Model]
+    models: list[ModelRow]
+    version: int = VERSION
 
 
-def read_family(out: str) -> dict[str, Model]:
+def read_family(out: str) -> dict[str, ModelRow]:
     """What the family.json of an earlier run says, by name.
 
     Raises:
@@ -53,7 +60,7 @@ def read_family(out: str) -> dict[str, Model]:
     if not text:  # or it was empty when the power failed
         return {}
     try:
-        family = msgspec.json.decode(text, type=Family)
+        family = msgspec.json.decode(text, type=Table)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _foreign(out, JSON) from None
     return {model.name: model for model in family.models}
@@ -66,30 +73,29 @@ def _foreign(out: str, name: str) -> OutputError:
     )
 
 
-def write_family(out: str, models: dict[str, Model]) -> None:
+def write_family(out: str, models: dict[str, ModelRow]) -> None:
     """Write both files, each whole or not at all; the same models give the same bytes.
 
     Raises:
         OutputError: they can't be written.
     """
     ordered = [model for _, model in sorted(models.items())]
-    family = Family(f"bertconvert {__version__}", ordered)
+    family = Table(f"bertconvert {__version__}", ordered)
     text = msgspec.json.format(msgspec.json.encode(family), indent=2) + b"\n"
     place.write(out, JSON, text)
     place.write(out, TABLE, _table(ordered).encode())
 
 
-def _table(models: list[Model]) -> str:
+def _table(models: list[ModelRow]) -> str:
     rows = [
         "| model | L | H | parameters | bytes | CRC32C | activation | verdict |",
         "|---|--:|--:|--:|--:|---|---|---|",
     ]
     for model in models:
-        size = {symbol: f"{number:,}" for symbol, number in model.sizes.items()}
         cells = [
             f"[{model.name}]({quote(model.name)})" if not model.error else model.name,
-            size.get("L", ""),
-            size.get("H", ""),
+            f"{model.layers:,}" if model.layers else "",
+            f"{model.hidden:,}" if model.hidden else "",
             f"{model.parameters:,}" if model.parameters else "",
             f"{model.nbytes:,}" if model.nbytes else "",
             f"`{model.crc32c}`" if model.crc32c else "",
@@ -113,7 +119,7 @@ def _table(models: list[Model]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(model: Model) -> str:
+def _verdict(model: ModelRow) -> str:
     if model.error:
         return shorten(f"failed: {model.error}", _CELL, placeholder=" ...")
     return f"verified: {model.verified}" if model.verified else "converted, not verified"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from ... import __version__
 from ..checkpoint.checksum import crc32c
+from ..choices import LEVELS
 from ..convert import small_files, write_model
 from ..errors import BertconvertError, BusyError, OutputError, PlanError, VerificationError
 from ..layout import WEIGHTS
@@ -22,10 +24,9 @@ from ..storage.files import Progress, is_url
 from ..storage.publish import tidy
 from ..verify import prover, verify
 from ..verify.report import lines
-from ..verify.verdict import LEVELS
 from . import place
 from .jobs import Job
-from .table import Model
+from .table import ModelRow
 
 _PROVENANCE = "conversion.json"
 _PATIENCE = 10.0  # seconds; a process that was killed may take a moment to let go of its folder
@@ -41,7 +42,7 @@ class Task(Struct, frozen=True):
     out: str  # the folder of the family
     force: bool
     level: str | None  # to be proved; None for no proof
-    known: Model | None = None  # what an earlier run said of it
+    known: ModelRow | None = None  # what an earlier run said of it
     version: str = __version__
 
 
@@ -49,8 +50,8 @@ class Outcome(Struct, frozen=True):
     """What became of a task."""
 
     number: int
-    status: Literal["converted", "there", "failed"]
-    model: Model
+    status: Literal["converted", "unchanged", "failed"]
+    model: ModelRow
 
 
 def do(task: Task, progress: Progress) -> Outcome:
@@ -70,12 +71,14 @@ def do(task: Task, progress: Progress) -> Outcome:
     except BertconvertError as error:
         return failed(task, str(error))
     except Exception as error:  # whatever it is, the other checkpoints can be converted
-        return failed(task, f"bertconvert did not foresee this: {type(error).__name__}: {error}")
+        text = f"internal error ({type(error).__name__}: {error}). Please report it"
+        return failed(task, text, traceback.format_exc())
 
 
-def failed(task: Task, reason: str) -> Outcome:
+def failed(task: Task, reason: str, trace: str = "") -> Outcome:
     """The outcome of a task that can't be done."""
-    return Outcome(task.number, "failed", Model(task.job.name, task.job.shown, error=reason))
+    row = ModelRow(task.job.name, task.job.shown, error=reason, traceback=trace)
+    return Outcome(task.number, "failed", row)
 
 
 def _do(task: Task, progress: Progress) -> Outcome:
@@ -100,9 +103,11 @@ def _do(task: Task, progress: Progress) -> Outcome:
         )
         known = task.known
         if known and (known.provenance, known.nbytes) == (model.provenance, model.nbytes):
-            return _there(task, replace(model, crc32c=known.crc32c, verified=known.verified))
+            return _unchanged(task, replace(model, crc32c=known.crc32c, verified=known.verified))
         if not is_url(target):
-            return _there(task, replace(model, crc32c=_crc32c(Path(target, model.file), progress)))
+            return _unchanged(
+                task, replace(model, crc32c=_crc32c(Path(target, model.file), progress))
+            )
         force = True  # to read it all again takes as long as to make it again
 
     prove = None if task.level is None else prover(task.level)
@@ -159,7 +164,7 @@ def _difference(prepared: Prepared, options: Options, target: str) -> str:
     return ""
 
 
-def _there(task: Task, model: Model) -> Outcome:
+def _unchanged(task: Task, model: ModelRow) -> Outcome:
     """The outcome of a task that was done before, and is proved now where that was not done."""
     if task.level is not None and not _is_proved(model.verified, task.level):
         target = os.path.join(task.out, task.job.name)
@@ -167,21 +172,23 @@ def _there(task: Task, model: Model) -> Outcome:
         if not verdict.passed:
             raise VerificationError("\n".join([f"{target} is there, and fails:", *lines(verdict)]))
         model = replace(model, verified=task.level)
-    return Outcome(task.number, "there", model)
+    return Outcome(task.number, "unchanged", model)
 
 
 def _is_proved(level: str, wanted: str) -> bool:
     return level in LEVELS and LEVELS.index(level) >= LEVELS.index(wanted)
 
 
-def _model(job: Job, prepared: Prepared) -> Model:
-    plan = prepared.plan
+def _model(job: Job, prepared: Prepared) -> ModelRow:
+    plan, roles = prepared.plan, prepared.mapping.roles
     formats = job.options.formats
-    return Model(
+    return ModelRow(
         name=job.name,
         source=job.shown,
         architecture=plan.architecture.name,
         sizes=plan.sizes,
+        layers=plan.sizes.get(roles.layers, 0),
+        hidden=plan.sizes.get(roles.hidden, 0),
         parameters=plan.parameters,
         dtype=plan.dtype,
         activation=plan.activation[1],

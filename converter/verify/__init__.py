@@ -1,10 +1,9 @@
 """Proves that a model folder is the checkpoint that it was made from."""
 
 from .run import highest_level, missing_extras, prover, verify, verify_prepared
-from .verdict import LEVELS, Verdict
+from .verdict import Verdict
 
 __all__ = [
-    "LEVELS",
     "Verdict",
     "highest_level",
     "missing_extras",

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from ... import __version__
+from ..choices import LEVELS
 from ..errors import VerificationError
 from ..fold import fold
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
-    LEVELS,
     SAME_FUNCTION,
     SAME_GRADIENT,
     Output,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..choices import LEVELS
 from ..errors import VerificationError
 from ..layout import MODEL_FILES
 from ..mapping import builtin_mappings
@@ -19,7 +20,7 @@ from ..storage.files import Progress
 from ..storage.location import parse_location
 from .metadata import prove_metadata
 from .model_folder import ModelFolder, open_folder
-from .verdict import LEVELS, Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
+from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import prove_weights
 
 if TYPE_CHECKING:

@@ -6,10 +6,6 @@ from msgspec import Struct
 
 from ..plan import Dropped
 
-LEVELS = ("weights", "outputs", "gradients")
-"""What can be proved, each level on top of those before it."""
-
-
 SAME_FUNCTION = 1e-11
 """The largest relative difference in float64 of two sides that compute the same."""
 

@@ -158,7 +158,7 @@ class TestACluster:
         assert "16 models: 16 converted" in result.stderr
         assert tree(out) == local
         again = run(source, out, "--scheduler", cluster.address, "--json")
-        assert lines(again.stdout)[-1]["there"] == 16
+        assert lines(again.stdout)[-1]["unchanged"] == 16
         assert tree(out) == local
 
     def test_takes_paths_that_are_relative_to_where_it_is_called(
@@ -215,7 +215,7 @@ class TestACluster:
             said, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
         end = lines(said)[-1]
-        assert end["converted"] + end["there"] == 16
+        assert end["converted"] + end["unchanged"] == 16
         assert end["failed"] == 0
         assert tree(out) == local
         cluster.wait_for(2)

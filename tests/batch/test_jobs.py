@@ -344,7 +344,7 @@ class TestTheCompactFamily:
             result = run("--family", "compact", "--base-url", base, tmp_path / "out", "--json")
             assert result.exit_code == 1
             end = json.loads(result.stdout.splitlines()[-1])
-            assert end["converted"] + end["there"] == 2
+            assert end["converted"] + end["unchanged"] == 2
             assert end["failed"] == 22
             assert models(tmp_path / "out") == [tiny, deep]
         found = family(tmp_path / "out")

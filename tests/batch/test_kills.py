@@ -124,7 +124,7 @@ class TestARunThatIsKilled:
         made = models(out)
         result = run(source, out, "--json")
         assert result.exit_code == 0
-        assert lines(result.stdout)[-1]["there"] == len(made)
+        assert lines(result.stdout)[-1]["unchanged"] == len(made)
         assert tree(out) == wanted
 
     def test_to_replace_all_leaves_each_old_or_new(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from bertconvert.converter.batch import Event, Job, Model, batch, find_jobs
+from bertconvert.converter.batch import Event, Job, ModelRow, batch, find_jobs
 from bertconvert.converter.batch.workers import Step
 from bertconvert.converter.terminal import Board
 
@@ -214,7 +214,7 @@ class TestASecondRun:
         result = run(fixtures, done, "--json")
         assert result.exit_code == 0
         assert lines(result.stdout)[-1] == {
-            "event": "end", "out": str(done), "converted": 0, "there": 6, "failed": 0, "left": 0
+            "event": "end", "out": str(done), "converted": 0, "unchanged": 6, "failed": 0, "left": 0
         }  # fmt: skip
         assert {name: stamps(done / name) for name in FIXTURES} == before
         assert tree(done) == whole_files
@@ -696,7 +696,7 @@ class TestJsonLines:
             assert told[-1] == ("failed" if name == "bad" else "converted")
             assert set(told[1:-1]) <= {"step"}
         assert events[-1] == {
-            "event": "end", "out": str(out), "converted": 3, "there": 0, "failed": 1, "left": 0
+            "event": "end", "out": str(out), "converted": 3, "unchanged": 0, "failed": 1, "left": 0
         }  # fmt: skip
         last = {event["name"]: event for event in events[:-1]}
         for name, model in family(out).items():
@@ -704,7 +704,7 @@ class TestJsonLines:
 
     def test_tell_what_was_there(self, fixtures: Path, done: Path) -> None:
         events = lines(run(fixtures, done, "--json").stdout)
-        assert sorted(e["name"] for e in events if e["event"] == "there") == sorted(FIXTURES)
+        assert sorted(e["name"] for e in events if e["event"] == "unchanged") == sorted(FIXTURES)
         assert not [event for event in events if event["event"] == "converted"]
 
     def test_tell_how_far_each_is(self, fixtures: Path, tmp_path: Path, slow: Slow) -> None:
@@ -762,7 +762,7 @@ class TestWhatPeopleSee:
                 now[0] = second
                 board(Event("step", one, Step("converting", second * 10**6, 10**7)))
                 board(Event("step", two, Step("unpacking", second * 1000, 0)))
-            board(Event("failed", two, model=Model("two", "/two", error="no room")))
+            board(Event("failed", two, model=ModelRow("two", "/two", error="no room")))
             now[0] = 15
             board(Event("step", one, Step("hashing", 9 * 10**6, 10**7)))
         assert capsys.readouterr().err.splitlines() == [
@@ -791,7 +791,7 @@ class TestWhatPeopleSee:
         self, capsys: pytest.CaptureFixture[str], verified: str
     ) -> None:
         name = "uncased_L-12_H-768_A-12"
-        model = Model(
+        model = ModelRow(
             name,
             f"/models/{name}.zip",
             sizes={"L": 12, "H": 768},

@@ -96,7 +96,7 @@ class TestADeadWorker:
     def test_is_made_good_by_doing_its_task_again(self, run: Batch, late: bool) -> None:
         for name in "abcde":
             summary, _ = run(late=late, **{name: 1})
-            assert (summary.converted, summary.failed, summary.left) == (5, 0, 0), name
+            assert (summary.converted, summary.failed, summary.not_started) == (5, 0, 0), name
 
     @pytest.mark.parametrize("late", [False, True])
     def test_each_time_fails_the_task_that_kills_it_and_no_other(
@@ -120,17 +120,17 @@ class TestADeadWorker:
 
     def test_of_every_task_fails_all_of_them(self, run: Batch) -> None:
         summary, _ = run(a=9, b=9, c=9, d=9, e=9)
-        assert (summary.converted, summary.failed, summary.left) == (0, 5, 0)
+        assert (summary.converted, summary.failed, summary.not_started) == (0, 5, 0)
 
     def test_each_time_is_the_end_with_fail_fast(self, run: Batch) -> None:
         summary, _ = run(fail_fast=True, a=100)
         assert summary.failed == 1
-        assert summary.converted + summary.left == 4
-        assert summary.left >= 3
+        assert summary.converted + summary.not_started == 4
+        assert summary.not_started >= 3
 
     def test_before_anything_begins_is_made_good_too(self, run: Batch) -> None:
         summary, _ = run(silent=True, a=1)
-        assert (summary.converted, summary.failed, summary.left) == (5, 0, 0)
+        assert (summary.converted, summary.failed, summary.not_started) == (5, 0, 0)
 
     def test_each_time_before_anything_begins_is_an_error(self, run: Batch) -> None:
         with pytest.raises(BatchError, match="__main__"):

@@ -20,10 +20,11 @@ from bertconvert.converter.models.bert import (
     read_variables,
     variable_names,
 )
+from bertconvert.converter.models.reference import Samples
 from bertconvert.converter.tokenizers import wordpiece_reference
 from bertconvert.converter.verify import verify
 from bertconvert.converter.verify.outputs import as_tensors
-from bertconvert.converter.verify.samples import Batch, seeded_batches
+from bertconvert.converter.verify.samples import seeded_samples
 
 from ..parity.sabotage import CONFIGS, LAYERS, TENSORS, Sabotage, configured, of_layer, sabotaged
 
@@ -47,7 +48,7 @@ def test_the_reference_computes_what_google_recorded(name: str, fixtures: Path) 
     )
     inputs = [recorded.pop(key) for key in ("input_ids", "input_mask", "segment_ids")]
     for dtype in ("float32", "float64"):
-        outputs = forward(as_tensors(variables, dtype), model, Batch(*inputs))
+        outputs = forward(as_tensors(variables, dtype), model, Samples(*inputs))
         assert outputs.keys() == recorded.keys()
         for key, output in outputs.items():
             assert output.numpy().dtype == dtype
@@ -290,7 +291,7 @@ def test_a_folder_with_fewer_heads_than_the_checkpoint_passes(
     convert(fixtures / "pretraining", tmp_path / "out", Options(head=head))
     verdict = verify(fixtures / "pretraining", tmp_path / "out", level="gradients")
     assert [check for check in verdict.checks if not check.passed] == []
-    assert verdict.left_behind and all(left.reason for left in verdict.left_behind)
+    assert verdict.dropped and all(left.reason for left in verdict.dropped)
 
 
 def test_a_text_goes_through_both_tokenizers(
@@ -466,7 +467,7 @@ def test_googles_modeling_agrees_with_the_reference_at_full_size(
     folder = tmp_path / chosen.folder
     make.make(chosen, folder)
     config = make.bert_config(chosen)
-    (batch,) = seeded_batches(
+    (batch,) = seeded_samples(
         4,
         0,
         vocab_size=make.VOCABULARY,

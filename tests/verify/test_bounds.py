@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from bertconvert.converter.models.reference import Samples
 from bertconvert.converter.verify import report, verify
 from bertconvert.converter.verify.gradients import _gradient
 from bertconvert.converter.verify.outputs import _Errors, largest
-from bertconvert.converter.verify.samples import Batch, seeded_batches
+from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.verdict import Match, relative, ulp
 
-MATCH = Match("t", "v", "encoder", "identity", (2,), "float32", False, True, 0)
+MATCH = Match("t", "v", "v", "encoder", "identity", (2,), "float32", False, True, 0)
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(995)))
 
 
-def batches(samples: int, seed: int = 0) -> list[Batch]:
-    return seeded_batches(
-        samples, seed, vocab_size=1000, positions=512, segments=2, vocabulary=VOCABULARY
+def batches(samples: int, seed: int = 0) -> list[Samples]:
+    return seeded_samples(
+        samples, seed, vocab_size=1000, positions=512, segments=2, vocabulary=VOCABULARY, pad_id=0
     )
 
 
@@ -101,7 +102,7 @@ def test_a_seed_decides_the_sequences() -> None:
 
 
 def test_a_vocabulary_may_lack_special_tokens() -> None:
-    found = seeded_batches(8, 0, vocab_size=9, positions=4, segments=1, vocabulary=None)
+    found = seeded_samples(8, 0, vocab_size=9, positions=4, segments=1, vocabulary=None, pad_id=0)
     assert all(batch.input_ids.max() < 9 and not batch.segment_ids.any() for batch in found)
 
 

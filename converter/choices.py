@@ -1,0 +1,11 @@
+"""The words that options take. It imports nothing heavy, because `--help` needs it."""
+
+from typing import Literal, get_args
+
+Activation = Literal["auto", "tanh", "erf"]
+DType = Literal["keep", "float64", "float32", "float16", "bfloat16"]
+Format = Literal["safetensors", "bin"]
+Level = Literal["weights", "outputs", "gradients"]
+
+LEVELS: tuple[str, ...] = get_args(Level)
+"""The levels of a proof, each on top of those before it."""
