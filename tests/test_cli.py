@@ -158,7 +158,7 @@ class TestAnError:
         (tmp_path / "bad.toml").write_text("name = 1")
         (tmp_path / "text.txt").write_text("no checkpoint")
         return {
-            "there is no folder": ["inspect", str(tmp_path / "none" / "none")],
+            "the folder": ["inspect", str(tmp_path / "none" / "none")],
             "no such checkpoint": ["explain", str(tmp_path / "none")],
             "no checkpoint here": ["tf2pt", str(taken), out],
             "is damaged|are damaged": ["tf2pt", str(damaged), out],
