@@ -16,7 +16,6 @@ from crc32c import crc32c
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-import bertconvert.converter.convert as convert_module
 from bertconvert import (
     BertconvertError,
     Checkpoint,
@@ -30,6 +29,7 @@ from bertconvert import (
     open_checkpoint,
 )
 from bertconvert.converter import mapping
+from bertconvert.converter.storage.location import DiskPath
 
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 MODEL = ["README.md", "config.json", "conversion.json", "model.safetensors"]
@@ -530,7 +530,7 @@ class TestWhatDoesNotFit:
         def write(*_: object) -> None:
             pytest.fail("something is written")
 
-        monkeypatch.setattr(convert_module, "published", write)
+        monkeypatch.setattr(DiskPath, "published", write)
         with pytest.raises(error, match=message):
             convert(
                 copy,

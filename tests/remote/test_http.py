@@ -13,11 +13,11 @@ import pytest
 from bertconvert import CheckpointError, convert, open_checkpoint, verify
 from bertconvert.converter.checkpoint.names import may_be_index
 from bertconvert.converter.checkpoint.v1 import SavedTensorSlices
-from bertconvert.converter.models.bert import read_variables
 from bertconvert.converter.prepare import prepare
 from bertconvert.converter.storage import remote_file
 from bertconvert.converter.storage.remote_folder import expand, find
 from bertconvert.converter.verify import prover
+from bertconvert.converter.verify.tensorflow_reader import read_variables
 
 from .server import Served, Server
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_is_verified_is_not_fetched_twice(
     web: Server, fixtures: Path, tmp_path: Path
 ) -> None:
     url = f"{web.url}/{NAME}/"
-    convert(url, tmp_path / "out", prove=prover(url, level="weights"))
+    convert(url, tmp_path / "out", prove=prover("weights"))
     plan = prepare(fixtures / NAME).plan
     assert web.sent(DATA) == sum(entry.nbytes for entry in plan.entries)
 
