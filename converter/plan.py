@@ -334,12 +334,14 @@ class _Planner:
                     total, f"has none of its {total:,} variables"
                 )
                 first = f"{needs} needs the {group}, and the checkpoint {none}:"
-            lines = []
-            for pair in lost:
+            lines = [first]
+            for pair in lost[:MOST]:
                 several = [n for alias in pair.names for n in islice(_matching(alias, free), 3)]
                 hint = f": {joined([*map(cut, several)])} fit equally well" if several else ""
                 lines.append(f"{pair.names[0]}{hint or _nearest(pair.names[0], free)}")
-            self.reasons.append("\n  ".join([first, *listed(lines)]))
+            if len(lost) > MOST:
+                lines.append(f"... and {len(lost) - MOST:,} more")
+            self.reasons.append("\n  ".join(lines))
 
     def check_uniqueness(self, written: _Found) -> None:
         """A reason for every variable and every tensor that two rules claim."""
