@@ -485,7 +485,7 @@ def test_the_proof_holds_for_a_cast_and_for_an_unscoped_head(
     convert(fixtures / "classifier", tmp_path / "out", cast)
     verdict = verify(fixtures / "classifier", tmp_path / "out", level="weights")
     assert verdict.passed
-    assert {left.reason for left in verdict.dropped} == {"classifier: BertModel has none"}
+    assert {left.reason for left in verdict.dropped} == {"classifier: not part of BertModel"}
 
 
 def test_the_command_that_does_not_publish_ends_with_1_and_says_why(
