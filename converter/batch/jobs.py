@@ -1,4 +1,4 @@
-"""What was asked for -> one job for each model folder."""
+"""Turns sources, a list or a family into jobs, one for each model folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,8 @@ from ..errors import BatchError, CheckpointError
 from ..mapping import FOLDER, builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import expected_names
-from ..storage.files import Progress, is_url
+from ..storage.files import Progress
+from ..storage.location import Url, parse_location
 from .table import TABLES
 
 T = TypeVar("T")
@@ -28,23 +29,19 @@ class Job(Struct, frozen=True):
     name: str
     source: str  # as a conversion takes it
     options: Options = DEFAULTS
-    nbytes: int = 0  # of the source; 0 where that is not known
-    index: str = ""  # the file that is opened first; "" where that is not known yet
-    sizes: dict[str, int] = {}  # that it has to have, by the mapping's symbols
-    error: str = ""  # why there is nothing to convert
+    nbytes: int = 0  # of the source; 0 if unknown
+    index: str = ""  # the file that is opened first; "" if unknown yet
+    sizes: dict[str, int] = {}  # that it must have, by the mapping's symbols
+    error: str = ""  # why it can't be converted
 
     @property
     def shown(self) -> str:
-        """The source without what is secret in a URL."""
-        if is_url(self.source):
-            from ..storage.urls import shown
-
-            return shown(self.source)
-        return _text(self.source)
+        """The source, without the secrets of a URL."""
+        return _text(parse_location(self.source).shown)
 
 
 class _Entry(Struct, frozen=True):
-    """What every model of a list has beside options."""
+    """The keys of a model in a list that are not options."""
 
     source: str
     name: str | None = None
@@ -104,7 +101,7 @@ def from_list(
             own = _overlaid(options, table, path.parent)
         except (TypeError, ValueError) as error:  # msgspec's among them
             raise BatchError(f"{path} is wrong: model[{number}]: {error}") from error
-        source = entry.source if is_url(entry.source) else _beside(path.parent, entry.source)
+        source = _relative_to(path.parent, entry.source)
         jobs = list(from_sources([source], own, progress))
         if entry.name is not None and len(jobs) != 1:
             raise BatchError(
@@ -123,51 +120,48 @@ def from_family(name: str, base_url: str | None, options: Options = DEFAULTS) ->
     """
     known = families()
     if name not in known:
-        raise BatchError(f"there is no family {name!r}; there are {', '.join(known)}")
+        raise BatchError(f"there is no family {name!r}; the families are {', '.join(known)}")
     catalogue = _read(known[name], _Catalogue)
     base = os.path.expanduser(base_url or catalogue.base_url).rstrip("/")
     for model in catalogue.model:
         source = f"{base}/{model.file}"
         if os.path.isdir(f"{base}/{model.name}") and not os.path.exists(source):
-            source = f"{base}/{model.name}"  # somebody unpacked it
+            source = f"{base}/{model.name}"  # unpacked
         yield Job(model.name, source, options, model.nbytes, sizes=model.sizes)
 
 
 def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
-    """Refuse jobs that can't all be done, before any of them is.
+    """Refuse jobs that can't all be done, before any is started.
 
     Args:
         jobs: all of them.
-        sources: what was given, where folders may have been searched.
+        sources: the sources, some of which are folders that were searched.
         out: the folder of the folders that they become.
 
     Raises:
-        BatchError: there is no job, two have one name, a name is none for a folder, or `out` lies
-            in a source.
-        CheckpointError: not one of the sources can be found.
+        BatchError: there is no job, two have one name, a name can't be a folder's, or `out` is in a
+            source.
+        CheckpointError: none of the sources can be found.
     """
     if not jobs:
-        raise BatchError("there is nothing to convert: give a source, --list or --family")
+        raise BatchError("there is nothing to convert. Give a SOURCE, --list or --family")
     if all(job.error for job in jobs):
         raise CheckpointError("\n".join(job.error for job in jobs))
     by_name: dict[str, Job] = {}
     for job in jobs:
-        # Folders whose names differ in case alone are one, on many a disk.
+        # On many disks, folders whose names differ only in case are the same folder.
         other = by_name.setdefault(job.name.casefold(), job)
         if other is not job:
             raise BatchError(
-                f"two sources are called {job.name}: {other.shown} and {job.shown}. A list"
-                " (--list) can give them names."
+                f"two sources are called {job.name}: {other.shown} and {job.shown}. Give them other"
+                " names in a list (--list)"
             )
         if not _is_folder_name(job.name):
-            raise BatchError(f"{job.shown}: {job.name!r} is no name for a folder in {out}")
-    if is_url(out):
-        return
-    target = os.path.realpath(os.path.expanduser(out))
+            raise BatchError(f"{job.shown}: {job.name!r} can't be the name of a folder in {out}")
+    target = parse_location(out)
     for source in (*sources, *(job.source for job in jobs)):
-        place = os.path.realpath(os.path.expanduser(source))
-        if not is_url(source) and os.path.commonpath([place, target]) == place:
-            raise BatchError(f"{out} lies in the source {source}; name a folder elsewhere")
+        if parse_location(source).contains(target):
+            raise BatchError(f"{out} is in the source {source}; choose a folder elsewhere")
 
 
 def _is_folder_name(name: str) -> bool:
@@ -180,7 +174,7 @@ def _overlaid(options: Options, table: dict[str, Any], folder: Path) -> Options:
     said = {name: value for name, value in table.items() if name not in _Entry.__struct_fields__}
     for name in ("mapping", "config", "vocab"):
         if name in said and (name != "mapping" or said[name] not in builtin_mappings()):
-            said[name] = _beside(folder, said[name])
+            said[name] = _relative_to(folder, said[name])
     return make_options(said, options)
 
 
@@ -189,8 +183,10 @@ def _text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _beside(folder: Path, path: str) -> str:
-    return os.path.join(folder, os.path.expanduser(path))
+def _relative_to(folder: Path, path: str) -> str:
+    """A path of a list, which is relative to the list; a URL stays as it is."""
+    location = parse_location(path)
+    return str(location) if isinstance(location, Url) else os.path.join(folder, str(location))
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -1,9 +1,9 @@
-"""Many checkpoints -> a folder of model folders, with a table of them all."""
+"""Converts many checkpoints, each into a model folder, with a table of all."""
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
@@ -12,24 +12,26 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..choices import LEVELS
 from ..errors import BatchError, OutputError
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
-from ..storage.files import Progress, absolute, is_url
-from . import workers
-from .jobs import Job, check_jobs, families, from_family, from_list, from_sources
+from ..storage.files import Progress
+from ..storage.location import parse_location
+from ..text import joined
+from . import dask, processes
+from .jobs import Job, check_jobs, from_family, from_list, from_sources
 from .table import ModelRow, read_family, write_family
 from .task import Outcome, Task, failed
-from .workers import Step, Workers, default_jobs
-
-__all__ = ["Event", "Job", "ModelRow", "Summary", "batch", "default_jobs", "families", "find_jobs"]
+from .workers import Step, Workers
 
 _TICK_SECONDS = 0.1
-_TABLE_SHARE = 0.05  # of the time, at most, goes into writing the table while others work
+_TABLE_SHARE = 0.05  # the most of the time that goes into writing the table
+_FUTILE_ROUNDS = 2
 
 
 class Event(Struct, frozen=True):
-    """Something that a person, or a program, may want to see."""
+    """Something that happened to a model."""
 
     kind: str  # `start`, `step`, or what became of a model: `converted`, `unchanged`, `failed`
     job: Job
@@ -49,8 +51,8 @@ class Summary(Struct, frozen=True):
 
 
 def find_jobs(
-    sources: Sequence[str],
-    out: str,
+    sources: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
     options: Options = DEFAULTS,
     *,
     listed: Path | None = None,
@@ -59,33 +61,39 @@ def find_jobs(
     progress: Progress | None = None,
     **changes: Any,
 ) -> list[Job]:
-    """Find all that is to be converted.
+    """Find every checkpoint in the sources.
 
     Args:
         sources: checkpoints in any form that `convert` takes; folders, archives of archives and
             patterns such as `models/*.zip`, which are searched.
         out: where the model folders will be.
-        listed: a TOML file whose `[[model]]` tables say `source`, `name` and options.
-        family: the name of a published family; see `families`.
-        base_url: where its files lie, if not where they were published.
-        options: for all of them, but for what a list says.
+        options: of all conversions; a list may change them for a model.
+        listed: a TOML file whose `[[model]]` tables have `source`, `name` and options.
+        family: the name of a published family.
+        base_url: where its files are, if not where it was published.
         progress: told of the bytes that are unpacked.
+        **changes: single options, which go over `options`.
 
     Raises:
         BatchError: the call is wrong; nothing was done.
-        CheckpointError: not one of the sources can be found.
+        CheckpointError: none of the sources can be found.
+        TypeError: `sources` is a string, or an option is unknown.
+        ValueError: an option has a wrong value.
     """
+    if isinstance(sources, str | os.PathLike):
+        raise TypeError(f"sources must be a list of checkpoints, not the single path {sources!r}")
     options = make_options(changes, options)
-    jobs = list(from_sources(sources, options, progress))
+    paths, out = [os.fsdecode(source) for source in sources], os.fsdecode(out)
+    jobs = list(from_sources(paths, options, progress))
     if listed is not None:
         jobs += from_list(listed, options, progress)
     if family is not None:
         jobs += from_family(family, base_url, options)
     elif base_url is not None:
-        raise BatchError("a base URL is for a family; --family names one")
+        raise BatchError("--base-url needs --family, which names a family")
     # Several sources may mean the same checkpoint.
     jobs = list({(job.name, job.index or job.source, job.options): job for job in jobs}.values())
-    check_jobs(jobs, sources, out)
+    check_jobs(jobs, paths, out)
     return jobs
 
 
@@ -102,57 +110,48 @@ def batch(
 ) -> Summary:
     """Convert many checkpoints, each into a folder of its own in `out`.
 
-    What is there already, made of the same checkpoint with the same options, is left as it is; so
-    a batch that was stopped goes on where it was. A failure is noted, and the others go on. Beside
-    the folders are `family.json` and `README.md`, the table of all of them.
+    A model that exists, and was made from the same checkpoint with the same options, is left
+    unchanged; so a batch that was stopped continues where it was. A failure is recorded, and the
+    others are converted. Next to the folders are `family.json` and `README.md`, the table of all.
 
     Args:
         jobs: as `find_jobs` gives them.
-        out: a folder, or a URL; it is made where it is missing.
+        out: a folder, or a URL; a folder is created if it does not exist.
         processes: how many are converted at a time; by default as many as the machine has
-            processors and memory for, and one where torch and TensorFlow run, which use them all.
+            processors and memory for, and one where torch and TensorFlow run, because they use all
+            processors.
         level: what is proved of each before it is published: `weights`, `outputs`, `gradients`.
-        force: replace what is there.
-        fail_fast: begin no other after one failed.
-        scheduler: the address of a Dask scheduler, whose workers do it.
-        watch: told of what goes on, from the calling thread.
+        force: replace models that exist.
+        fail_fast: start no other after one has failed.
+        scheduler: the address of a Dask scheduler, whose workers convert.
+        watch: called with each event, from the calling thread.
 
     Raises:
         BatchError: the scheduler can't be used.
-        BertconvertError: it went away.
-        OutputError: `out` can't be written, or holds a table that is not a batch's.
+        BertconvertError: the scheduler went away.
+        OutputError: `out` can't be written, or has a table that no batch wrote.
+        ValueError: there is no such level.
     """
-    out = os.fspath(out)
-    if not is_url(out):
-        out = os.path.abspath(os.path.expanduser(out))
-        try:
-            os.makedirs(out, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{out} can't be made: {error.strerror}") from error
-    table = _Table(out)
+    if level is not None and level not in LEVELS:
+        raise ValueError(f"there is no level {level!r}; the levels are {joined(LEVELS)}")
+    folder = parse_location(out).absolute()
+    folder.make_folder()
+    table = _Table(str(folder))
     # The largest first, so that no processor is left with one at the end.
     tasks = [
         Task(
             number=number,
             job=replace(job, options=_absolute(job.options)),
-            source=absolute(os.path.expanduser(job.source)),
-            out=out,
+            source=str(parse_location(job.source).absolute()),
+            out=str(folder),
             force=force,
             level=level,
             known=table.known.get(job.name),
         )
         for number, job in enumerate(sorted(jobs, key=lambda job: (-job.nbytes, job.name)))
     ]
-    if processes is None:
-        heavy = level not in (None, "weights")
-        processes = 1 if heavy else min(default_jobs(), max(len(tasks), 1))
-
-    def open_workers(alone: bool) -> AbstractContextManager[Workers]:
-        if scheduler is not None:
-            return workers.cluster(scheduler, out)
-        return workers.processes(1 if alone else processes, len(tasks))
-
     counts = {"converted": 0, "unchanged": 0, "failed": 0}
+    open_workers = _opener(str(folder), len(tasks), processes, level, scheduler)
     try:
         with closing(_outcomes(tasks, open_workers, fail_fast, watch)) as outcomes:
             for outcome in outcomes:
@@ -162,7 +161,23 @@ def batch(
     finally:
         table.write()
     models = sorted(table.added, key=lambda model: model.name)
-    return Summary(out, models, not_started=len(tasks) - len(models), **counts)
+    return Summary(str(folder), models, not_started=len(tasks) - len(models), **counts)
+
+
+def _opener(
+    out: str, tasks: int, jobs: int | None, level: str | None, scheduler: str | None
+) -> Callable[[bool], AbstractContextManager[Workers]]:
+    """What opens the workers of a round, which may run one task alone."""
+    if jobs is None:
+        heavy = level not in (None, "weights")
+        jobs = 1 if heavy else min(processes.default_jobs(), max(tasks, 1))
+
+    def open_workers(alone: bool) -> AbstractContextManager[Workers]:
+        if scheduler is not None:
+            return dask.cluster(scheduler, out)
+        return processes.processes(1 if alone else jobs, tasks)
+
+    return open_workers
 
 
 def _absolute(options: Options) -> Options:
@@ -170,20 +185,18 @@ def _absolute(options: Options) -> Options:
     files = {name: getattr(options, name) for name in ("config", "vocab")}
     paths = {name: path.expanduser().absolute() for name, path in files.items() if path is not None}
     if options.mapping is not None and options.mapping not in builtin_mappings():
-        return replace(
-            options, mapping=os.path.abspath(os.path.expanduser(options.mapping)), **paths
-        )
+        paths["mapping"] = os.path.abspath(os.path.expanduser(options.mapping))
     return replace(options, **paths)
 
 
 class _Table:
-    """The table of a family, written now and then while it grows."""
+    """The table of all models, written now and then while it grows."""
 
     def __init__(self, out: str) -> None:
         self.known = read_family(out)
         self.added: list[ModelRow] = []
         self._out = out
-        # What failed before and is not tried again now is nothing that is there.
+        # A model that failed before and is not tried again does not exist.
         self._models = {name: model for name, model in self.known.items() if not model.error}
         self._next = time.monotonic()
 
@@ -191,13 +204,13 @@ class _Table:
         self.added.append(model)
         self._models[model.name] = model
         if time.monotonic() >= self._next:
-            with suppress(OutputError):  # it is written once more, and that has to succeed
+            with suppress(OutputError):  # it is written again at the end, and that must succeed
                 self.write()
 
     def write(self) -> None:
-        begin = time.monotonic()
+        start = time.monotonic()
         write_family(self._out, self._models)
-        self._next = time.monotonic() + (time.monotonic() - begin) / _TABLE_SHARE
+        self._next = time.monotonic() + (time.monotonic() - start) / _TABLE_SHARE
 
 
 def _outcomes(
@@ -206,90 +219,135 @@ def _outcomes(
     fail_fast: bool,
     watch: Callable[[Event], None],
 ) -> Generator[Outcome]:
-    """Do the tasks; those whose worker died are done again, each alone, to see which killed it."""
-    left, suspects = deque(tasks), deque[Task]()
-    in_vain = 0  # rounds, in a row, in which no worker came as far as to begin
-    while left or suspects:
+    """Do the tasks, in rounds: a round ends when its workers are done, or when one of them dies.
+
+    Each task that was running then is done again, alone, to see which of them killed its worker.
+    """
+    waiting, suspects = deque(tasks), deque[Task]()
+    futile = 0  # rounds in a row in which no task started
+    while waiting or suspects:
         alone = bool(suspects)
-        queue = deque([suspects.popleft()]) if alone else left
-        with open_workers(alone) as opened:
-            begun: set[int] = set()
-            running: dict[Future[Outcome], Task] = {}
-            lost: list[Task] = []
-            try:
-                while (queue or running) and not lost:
-                    while queue and len(running) < (opened.at_once if fail_fast else opened.room):
-                        task = queue.popleft()
-                        running[_submit(opened, task)] = task
-                    done, _ = wait(running, _TICK_SECONDS, FIRST_COMPLETED)
-                    opened.check()
-                    for future in done:
-                        task = running.pop(future)
-                        _tell(task, opened.step(task.number), begun, watch)
-                        outcome = _outcome(future, task)
-                        if outcome is None:
-                            lost.append(task)
-                            continue
-                        yield outcome
-                        if outcome.status == "failed" and fail_fast:
-                            queue.clear()
-                            left.clear()
-                            suspects.clear()
-                            for other in [f for f in running if f.cancel()]:
-                                del running[other]
-                    for task in running.values():
-                        _tell(task, opened.step(task.number), begun, watch)
-            except BrokenExecutor:  # from submit, before a future tells
-                lost.append(task)
-                for task in running.values():
-                    _tell(task, opened.step(task.number), begun, watch)
-            except BaseException:
-                opened.stop()
-                raise
-            if lost or not running:
-                opened.kill()
-        lost += running.values()
-        in_vain = in_vain + 1 if lost and not begun and not alone else 0
-        if in_vain == 2:
+        queue = deque([suspects.popleft()]) if alone else waiting
+        with open_workers(alone) as workers:
+            current = _Round(workers, queue, fail_fast, watch)
+            yield from current.run()
+        if current.failed and fail_fast:
+            return
+        futile = futile + 1 if current.lost and not current.started and not alone else 0
+        if futile == _FUTILE_ROUNDS:
             raise BatchError(
-                "no worker process could begin. A program has to call batch() below"
-                " `if __name__ == '__main__':`, as the workers import it"
+                "no worker process could start. A program must call batch() below"
+                " `if __name__ == '__main__':`, because the workers import it"
             )
-        for task in lost:
+        for task in current.lost:
             if alone:
                 yield failed(
-                    task,
-                    "its process was killed, twice; by the system, most likely, for want of memory",
+                    task, "the worker process was killed twice, probably because memory ran out"
                 )
                 if fail_fast:
                     return
-            elif task.number in begun:
+            elif task.number in current.started:
                 suspects.append(task)
             else:
-                left.append(task)
+                waiting.append(task)
 
 
-def _submit(opened: Workers, task: Task) -> Future[Outcome]:
-    try:
-        return opened.executor.submit(opened.work, task)
-    except OSError as error:  # a pool that breaks while it starts a process closes what it needs
-        raise BrokenExecutor from error
+class _Round:
+    """Tasks on workers that were opened together.
 
+    Args:
+        workers: what runs the tasks.
+        queue: the tasks; those that were not given to the workers stay in it.
+        fail_fast: whether to start no other task after a failure.
+        watch: told of each event.
+    """
 
-def _tell(task: Task, step: Step | None, begun: set[int], watch: Callable[[Event], None]) -> None:
-    if step is None:
-        return
-    if task.number not in begun:
-        begun.add(task.number)
-        watch(Event("start", task.job))
-    watch(Event("step", task.job, step))
+    def __init__(
+        self,
+        workers: Workers,
+        queue: deque[Task],
+        fail_fast: bool,
+        watch: Callable[[Event], None],
+    ) -> None:
+        self.started: set[int] = set()  # the tasks' numbers
+        self.lost: list[Task] = []  # tasks whose worker died, or that it had no time for
+        self.failed = False
+        self._workers = workers
+        self._queue = queue
+        self._fail_fast = fail_fast
+        self._watch = watch
+        self._running: dict[Future[Outcome], Task] = {}
+
+    def run(self) -> Generator[Outcome]:
+        """Run the tasks until all are done, or a worker dies; gives what becomes of each."""
+        try:
+            while (self._queue or self._running) and not self.lost:
+                self._submit()
+                done, _ = wait(self._running, _TICK_SECONDS, FIRST_COMPLETED)
+                self._workers.check()
+                for future in done:
+                    yield from self._end(future)
+                self._report()
+        except BrokenExecutor:  # raised by submit, before any future tells
+            self._report()
+        except BaseException:
+            self._workers.stop()
+            raise
+        self._workers.kill()
+        self.lost += self._running.values()
+
+    def _submit(self) -> None:
+        """Give the workers as many tasks as they take.
+
+        Raises:
+            BrokenExecutor: a worker has died.
+        """
+        workers = self._workers
+        capacity = workers.at_once if self._fail_fast else workers.capacity
+        while self._queue and len(self._running) < capacity:
+            task = self._queue.popleft()
+            try:
+                self._running[workers.executor.submit(workers.work, task)] = task
+            except (BrokenExecutor, OSError) as error:
+                # A pool that breaks while it starts a process closes what it needs: an OSError.
+                self.lost.append(task)
+                raise BrokenExecutor from error
+
+    def _end(self, future: Future[Outcome]) -> Iterator[Outcome]:
+        """What became of a task that is done; nothing if its worker died."""
+        task = self._running.pop(future)
+        self._report_step(task)
+        outcome = _outcome(future, task)
+        if outcome is None:
+            self.lost.append(task)
+            return
+        yield outcome
+        if outcome.status == "failed":
+            self.failed = True
+            if self._fail_fast:
+                self._queue.clear()
+                for other in [f for f in self._running if f.cancel()]:
+                    del self._running[other]
+
+    def _report(self) -> None:
+        for task in self._running.values():
+            self._report_step(task)
+
+    def _report_step(self, task: Task) -> None:
+        step = self._workers.step(task.number)
+        if step is None:
+            return
+        if task.number not in self.started:
+            self.started.add(task.number)
+            self._watch(Event("start", task.job))
+        self._watch(Event("step", task.job, step))
 
 
 def _outcome(future: Future[Outcome], task: Task) -> Outcome | None:
-    """What became of a task; None where its worker died under it."""
+    """What became of a task; None if its worker died."""
     try:
         error = future.exception()
-    except CancelledError:  # by a scheduler that is going away
+    except CancelledError:  # by a scheduler that is shutting down
         return None
     if error is None:
         return future.result()

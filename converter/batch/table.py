@@ -1,6 +1,5 @@
-"""The table of a family: family.json for programs, README.md for people."""
+"""The table of a batch: family.json for programs, README.md for people."""
 
-import os
 from textwrap import shorten
 from urllib.parse import quote
 
@@ -9,13 +8,13 @@ from msgspec import Struct
 
 from ... import __version__
 from ..errors import OutputError
-from . import place
+from ..storage.location import parse_location
 
 TABLES = JSON, TABLE = "family.json", "README.md"
 VERSION = 1
 """Of the schema of family.json."""
 
-_CELL = 500  # letters of a failure, which family.json has in full
+_CELL = 500  # characters of a failure; family.json has all of it
 _MARK = "<!-- written by bertconvert batch -->"
 
 
@@ -35,29 +34,30 @@ class ModelRow(Struct, frozen=True, omit_defaults=True):
     nbytes: int = 0  # of that file
     crc32c: str = ""  # of that file, in hexadecimal digits
     provenance: str = ""  # sha256 of conversion.json
-    verified: str = ""  # the level that was proved; "" where nothing was
+    verified: str = ""  # the level that was proved; "" if none was
     error: str = ""  # why it could not be converted
     traceback: str = ""  # of an error that bertconvert did not foresee
 
 
-class Table(Struct, frozen=True):
+class Table(Struct, frozen=True, kw_only=True):
     """All models of a folder, in the order of their names."""
 
+    version: int = VERSION
     tool: str
     models: list[ModelRow]
-    version: int = VERSION
 
 
 def read_family(out: str) -> dict[str, ModelRow]:
-    """What the family.json of an earlier run says, by name.
+    """The rows of the family.json of an earlier run, by name.
 
     Raises:
-        OutputError: a file that a batch writes is there, and no batch wrote it.
+        OutputError: a file of that name exists, and no batch wrote it.
     """
-    text, table = place.read(out, JSON), place.read(out, TABLE)
+    folder = parse_location(out)
+    text, table = folder.join(JSON).read_bytes(), folder.join(TABLE).read_bytes()
     if table and not table.startswith(_MARK.encode()):
         raise _foreign(out, TABLE)
-    if not text:  # or it was empty when the power failed
+    if not text:  # it may be empty after a power failure
         return {}
     try:
         family = msgspec.json.decode(text, type=Table)
@@ -68,8 +68,8 @@ def read_family(out: str) -> dict[str, ModelRow]:
 
 def _foreign(out: str, name: str) -> OutputError:
     return OutputError(
-        f"{os.path.join(out, name)} is there, and was not written by `bertconvert batch`. Name"
-        " another folder, or move it away"
+        f"{parse_location(out).join(name).shown} exists and was not written by bertconvert batch."
+        " Choose another folder, or move the file away"
     )
 
 
@@ -80,10 +80,11 @@ def write_family(out: str, models: dict[str, ModelRow]) -> None:
         OutputError: they can't be written.
     """
     ordered = [model for _, model in sorted(models.items())]
-    family = Table(f"bertconvert {__version__}", ordered)
+    family = Table(tool=f"bertconvert {__version__}", models=ordered)
     text = msgspec.json.format(msgspec.json.encode(family), indent=2) + b"\n"
-    place.write(out, JSON, text)
-    place.write(out, TABLE, _table(ordered).encode())
+    folder = parse_location(out)
+    folder.join(JSON).write_bytes(text)
+    folder.join(TABLE).write_bytes(_table(ordered).encode())
 
 
 def _table(models: list[ModelRow]) -> str:
@@ -113,7 +114,7 @@ def _table(models: list[ModelRow]) -> str:
         f"{total:,} parameters in all."
         + (f" {failed:,} of the checkpoints could not be converted." if failed else "")
         + f" Written by bertconvert {__version__}; `{JSON}` has the same for programs. Each folder"
-        " loads with `transformers`, and its README.md says what it is and how it was made.",
+        " loads with `transformers`; its README.md describes the model.",
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""One job: a checkpoint -> its model folder, wherever it is done."""
+"""One job: converts a checkpoint to its model folder, in whatever process it runs."""
 
 import hashlib
 import os
@@ -16,20 +16,18 @@ from ..checkpoint.checksum import crc32c
 from ..choices import LEVELS
 from ..convert import small_files, write_model
 from ..errors import BertconvertError, BusyError, OutputError, PlanError, VerificationError
-from ..layout import WEIGHTS
-from ..options import Options
+from ..layout import MODEL_FILES, PROVENANCE, WEIGHTS
 from ..prepare import Prepared, prepare
 from ..safetensors_writer import safetensors_size
-from ..storage.files import Progress, is_url
-from ..storage.publish import tidy
-from ..verify import prover, verify
+from ..storage.files import Progress
+from ..storage.location import DiskPath, Location, parse_location
+from ..verify import level_of, prover, verify_prepared
 from ..verify.report import lines
-from . import place
 from .jobs import Job
 from .table import ModelRow
 
-_PROVENANCE = "conversion.json"
-_PATIENCE = 10.0  # seconds; a process that was killed may take a moment to let go of its folder
+# A process that was killed may take a moment to release its folder.
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.1
 _PIECE_BYTES = 1 << 20
 
 
@@ -55,12 +53,12 @@ class Outcome(Struct, frozen=True):
 
 
 def do(task: Task, progress: Progress) -> Outcome:
-    """Do a task; what goes wrong with it is its outcome.
+    """Do a task; an error is its outcome.
 
     Args:
         task: what to do.
-        progress: told of the bytes that are done; what it raises is raised here, and leaves
-            nothing half made.
+        progress: told of the bytes that are done; an error that it raises is raised here, and
+            leaves nothing unfinished.
     """
     if task.version != __version__:
         return failed(task, f"its worker has bertconvert {__version__}, not {task.version}")
@@ -70,7 +68,7 @@ def do(task: Task, progress: Progress) -> Outcome:
         return _do(task, progress)
     except BertconvertError as error:
         return failed(task, str(error))
-    except Exception as error:  # whatever it is, the other checkpoints can be converted
+    except Exception as error:  # the other checkpoints can still be converted
         text = f"internal error ({type(error).__name__}: {error}). Please report it"
         return failed(task, text, traceback.format_exc())
 
@@ -82,65 +80,55 @@ def failed(task: Task, reason: str, trace: str = "") -> Outcome:
 
 
 def _do(task: Task, progress: Progress) -> Outcome:
-    job, target = task.job, os.path.join(task.out, task.job.name)
+    job, target = task.job, parse_location(task.out).join(task.job.name)
     prepared = prepare(task.source, job.options, progress=progress)
-    _compare(job, prepared)
-    model, force = _model(job, prepared), task.force
-    held = None if force else place.read(target, _PROVENANCE)
-    if held is not None:
-        if not is_url(target):
-            tidy(Path(target))
-        difference = _difference(prepared, job.options, target)
+    _check_sizes(job, prepared)
+    force = task.force
+    existing = None if force else target.join(PROVENANCE).read_bytes()
+    if existing is not None:
+        target.tidy()
+        difference = _difference(prepared, target)
         if difference:
             raise OutputError(
-                f"{target} holds something else: {difference}. --force replaces it, or name"
-                " another folder"
+                f"{target.shown} exists and was converted differently ({difference}). Use --force"
+                " to replace it, or choose another folder"
             )
-        model = replace(
-            model,
-            nbytes=place.size(target, model.file) or 0,
-            provenance=hashlib.sha256(held).hexdigest(),
-        )
-        known = task.known
-        if known and (known.provenance, known.nbytes) == (model.provenance, model.nbytes):
-            return _unchanged(task, replace(model, crc32c=known.crc32c, verified=known.verified))
-        if not is_url(target):
-            return _unchanged(
-                task, replace(model, crc32c=_crc32c(Path(target, model.file), progress))
-            )
-        force = True  # to read it all again takes as long as to make it again
-
+        known = _known_row(task, prepared, target, existing, progress)
+        if known is not None:
+            return _unchanged(task, prepared, target, known, progress)
+        force = True  # reading all of a remote model takes as long as writing it again
+    row = _row(job, prepared)
     prove = None if task.level is None else prover(task.level)
 
-    def look(prepared: Prepared, stage: Path) -> str:
-        nonlocal model
-        model = replace(
-            model,
-            nbytes=(stage / model.file).stat().st_size,
-            crc32c=_crc32c(stage / model.file, progress),
-            provenance=hashlib.sha256((stage / _PROVENANCE).read_bytes()).hexdigest(),
-            verified=task.level or "",
+    def complete(prepared: Prepared, stage: Path) -> str:
+        nonlocal row
+        row = replace(
+            row,
+            nbytes=(stage / row.file).stat().st_size,
+            crc32c=_crc32c(stage / row.file, progress),
+            provenance=hashlib.sha256((stage / PROVENANCE).read_bytes()).hexdigest(),
         )
         if prove is None:
             return ""
         progress("verifying", 0, 0)
+        row = replace(row, verified=level_of(prepared, task.level))
         return prove(prepared, stage)
 
     try:
-        _patiently(lambda: write_model(prepared, target, force, progress, look))
+        _with_patience(lambda: write_model(prepared, str(target), force, progress, complete))
     except OutputError:
-        if force or place.read(target, _PROVENANCE) is None:
+        if force or target.join(PROVENANCE).read_bytes() is None:
             raise
-        # Somebody else made it meanwhile, such as a worker of a call that was stopped.
+        # Another process converted it in the meantime, such as a worker of a stopped batch.
         return _do(task, progress)
-    return Outcome(task.number, "converted", model)
+    return Outcome(task.number, "converted", row)
 
 
-def _compare(job: Job, prepared: Prepared) -> None:
-    """Refuse a checkpoint that is not the one that a catalogue means."""
+def _check_sizes(job: Job, prepared: Prepared) -> None:
+    """Refuse a checkpoint that is not the one in a catalogue."""
     sizes = prepared.plan.sizes
     wrong = [
-        f"{symbol}={sizes.get(symbol)} in place of {wanted}"
+        f"{symbol}={sizes.get(symbol)} instead of {wanted}"
         for symbol, wanted in job.sizes.items()
         if sizes.get(symbol) != wanted
     ]
@@ -148,38 +136,61 @@ def _compare(job: Job, prepared: Prepared) -> None:
         raise PlanError(f"{job.shown} is not {job.name}: {', '.join(wrong)}")
 
 
-def _difference(prepared: Prepared, options: Options, target: str) -> str:
-    """In what a model folder is not what would be made now; "" where it is the same."""
+def _difference(prepared: Prepared, target: Location) -> str:
+    """How a model folder differs from what would be written now; "" if it does not."""
     for name, content in small_files(prepared).items():
-        if place.read(target, name) != content:
-            return f"its {name} is {'missing' if place.size(target, name) is None else 'another'}"
-    for form in options.formats:
+        found = target.join(name).read_bytes()
+        if found != content:
+            return f"its {name} {'is missing' if found is None else 'differs'}"
+    for form in prepared.options.formats:
         name = WEIGHTS[form]
-        size = place.size(target, name)
+        size = target.join(name).size()
         if size is None:
             return f"its {name} is missing"
-        exact = safetensors_size(prepared.plan) if form == "safetensors" else size
-        if size != exact:
-            return f"its {name} has {size:,} bytes, and {exact:,} belong there"
+        expected = safetensors_size(prepared.plan) if form == "safetensors" else size
+        if size != expected:
+            return f"its {name} has {size:,} bytes instead of {expected:,}"
     return ""
 
 
-def _unchanged(task: Task, model: ModelRow) -> Outcome:
-    """The outcome of a task that was done before, and is proved now where that was not done."""
-    if task.level is not None and not _is_proved(model.verified, task.level):
-        target = os.path.join(task.out, task.job.name)
-        verdict = verify(task.source, target, task.job.options, level=task.level)
+def _known_row(
+    task: Task, prepared: Prepared, target: Location, provenance: bytes, progress: Progress
+) -> ModelRow | None:
+    """The row of a model that exists; None if its checksum is unknown and reading it costs more."""
+    row = _row(task.job, prepared)
+    row = replace(
+        row,
+        nbytes=target.join(row.file).size() or 0,
+        provenance=hashlib.sha256(provenance).hexdigest(),
+    )
+    known = task.known
+    if known and (known.provenance, known.nbytes) == (row.provenance, row.nbytes):
+        return replace(row, crc32c=known.crc32c, verified=known.verified)
+    if isinstance(target, DiskPath):
+        return replace(row, crc32c=_crc32c(Path(target.join(row.file)), progress))
+    return None
+
+
+def _unchanged(
+    task: Task, prepared: Prepared, target: Location, row: ModelRow, progress: Progress
+) -> Outcome:
+    """The outcome of a model that exists, which is proved now if it was not before."""
+    level = level_of(prepared, task.level)
+    if level and not _is_proved(row.verified, level):
+        with target.on_disk(MODEL_FILES, progress) as folder:
+            verdict = verify_prepared(prepared, folder, level=level)
         if not verdict.passed:
-            raise VerificationError("\n".join([f"{target} is there, and fails:", *lines(verdict)]))
-        model = replace(model, verified=task.level)
-    return Outcome(task.number, "unchanged", model)
+            text = "\n".join([f"{target.shown} exists, and fails:", *lines(verdict)])
+            raise VerificationError(text)
+        row = replace(row, verified=level)
+    return Outcome(task.number, "unchanged", row)
 
 
 def _is_proved(level: str, wanted: str) -> bool:
     return level in LEVELS and LEVELS.index(level) >= LEVELS.index(wanted)
 
 
-def _model(job: Job, prepared: Prepared) -> ModelRow:
+def _row(job: Job, prepared: Prepared) -> ModelRow:
     plan, roles = prepared.plan, prepared.mapping.roles
     formats = job.options.formats
     return ModelRow(
@@ -196,9 +207,9 @@ def _model(job: Job, prepared: Prepared) -> ModelRow:
     )
 
 
-def _patiently(work: Callable[[], object]) -> None:
-    """Do it, and wait a while for a process that still has the folder."""
-    end = time.monotonic() + _PATIENCE
+def _with_patience(work: Callable[[], object]) -> None:
+    """Do the work; wait a while for a process that still has the folder."""
+    end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             work()
@@ -206,11 +217,11 @@ def _patiently(work: Callable[[], object]) -> None:
         except BusyError:
             if time.monotonic() > end:
                 raise
-            time.sleep(0.1)
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _crc32c(path: Path, progress: Progress) -> str:
-    """The CRC32C of a file, as stores tell it, too; SHA-256 would take ten times as long."""
+    """The CRC32C of a file, which object stores have too; SHA-256 would take ten times as long."""
     checksum, buffer, done = 0, memoryview(bytearray(_PIECE_BYTES)), 0
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -106,6 +106,16 @@ def checked_level(level: str | None) -> str:
     return level
 
 
+def level_of(prepared: Prepared, level: str | None) -> str:
+    """The level at which a proof will run: a mapping without a reference allows weights only.
+
+    "" if no level is wanted.
+    """
+    if not level:
+        return ""
+    return level if prepared.mapping.reference else LEVELS[0]
+
+
 def verify_prepared(
     prepared: Prepared, folder: Path, *, level: str | None = None, progress: Progress | None = None
 ) -> Verdict:
@@ -198,12 +208,12 @@ def _verify(
 ) -> Verdict:
     mapping = prepared.mapping
     notes = [*folder.notes]
-    if level != "weights" and not mapping.reference:
+    if level_of(prepared, level) != level:
         notes.append(
             f"only level weights was run: the mapping {mapping.name} names no reference to compare"
             " outputs with"
         )
-        level = "weights"
+        level = level_of(prepared, level)
     checks, matches = prove_weights(prepared, folder, progress)
     found, more = prove_metadata(prepared, folder, matches)
     checks += found

@@ -187,7 +187,7 @@ class TestACluster:
         for name, last in (("m00", "converted"), ("m01", "converted"), ("bad", "failed")):
             kinds = [event["event"] for event in events if event["name"] == name]
             assert kinds[-1] == last
-            assert kinds[0] == "begin"
+            assert kinds[0] == "start"
         assert "are damaged" in table(out)["bad"]["verdict"]
         assert models(out) == ["m00", "m01"]
 

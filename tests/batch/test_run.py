@@ -125,7 +125,7 @@ class TestABatch:
             jobs,
             tmp_path / "out",
             processes=1,
-            watch=lambda event: begun.append(event.job.name) if event.kind == "begin" else None,
+            watch=lambda event: begun.append(event.job.name) if event.kind == "start" else None,
         )
         assert begun == ["bad", "a", "b", "c"]
 
@@ -387,7 +387,7 @@ class TestAFailure:
         assert end["failed"] == 1
         assert end["converted"] + end["left"] == 11
         failure = [event["event"] for event in events].index("failed")
-        assert [event for event in events[failure:] if event["event"] == "begin"] == []
+        assert [event for event in events[failure:] if event["event"] == "start"] == []
         assert end["converted"] == jobs - 1  # what had begun beside it may end
         assert len(models(out)) == end["converted"]
         assert f"{end['left']} converted" in run(mixed, out).stderr
@@ -692,7 +692,7 @@ class TestJsonLines:
             kinds.setdefault(event["name"], []).append(event["event"])
         assert kinds.keys() == {"a", "b", "c", "bad"}
         for name, told in kinds.items():
-            assert told[0] == "begin"
+            assert told[0] == "start"
             assert told[-1] == ("failed" if name == "bad" else "converted")
             assert set(told[1:-1]) <= {"step"}
         assert events[-1] == {

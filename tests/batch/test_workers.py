@@ -15,7 +15,8 @@ import pytest
 from bertconvert.converter import batch as package
 from bertconvert.converter.batch import Event, Job, Summary, batch, find_jobs, workers
 from bertconvert.converter.batch.task import Outcome, Task
-from bertconvert.converter.batch.workers import Step, Workers, default_jobs
+from bertconvert.converter.batch.processes import default_jobs
+from bertconvert.converter.batch.workers import Step, Workers
 from bertconvert.converter.errors import BatchError
 
 from .runs import children, copies, table
@@ -69,7 +70,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Batch:
         left = Counter(deadly)
 
         def did(task: Task) -> Outcome:
-            model = package.Model(task.job.name, task.job.source, parameters=1)
+            model = package.ModelRow(task.job.name, task.job.source, parameters=1)
             return Outcome(task.number, "converted", model)
 
         def nothing() -> None:
@@ -200,7 +201,7 @@ class TestTheNumberOfWorkers:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(workers, "processes", processes)
-        monkeypatch.setattr(package.run, "default_jobs", lambda: 4)
+        monkeypatch.setattr(processes, "default_jobs", lambda: 4)
         jobs = [Job(name, f"/{name}") for name in "abcdefgh"]
         with pytest.raises(KeyboardInterrupt):
             batch(jobs, tmp_path / "out", level=level)
