@@ -69,7 +69,10 @@ def do(task: Task, progress: Progress) -> Outcome:
     except BertconvertError as error:
         return failed(task, str(error))
     except Exception as error:  # the other checkpoints can still be converted
-        text = f"internal error ({type(error).__name__}: {error}). Please report it"
+        text = (
+            f"internal error ({type(error).__name__}: {error}). family.json has the traceback, and"
+            " batch --debug prints it; please report it"
+        )
         return failed(task, text, traceback.format_exc())
 
 

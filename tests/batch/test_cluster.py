@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bertconvert.converter.batch import Job, batch, workers
+from bertconvert.converter.batch import Job, batch, dask
 from bertconvert.converter.errors import BatchError
 
 from .runs import (
@@ -110,7 +110,7 @@ def local(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(dask, "_CONNECT_SECONDS", 0.5)
 
 
 class TestBeforeThereAreWorkers:
@@ -119,8 +119,8 @@ class TestBeforeThereAreWorkers:
     ) -> None:
         result = run(source, tmp_path / "out", "--scheduler", bare.address)
         assert result.exit_code == 2
-        assert f"the scheduler at {bare.address} has no workers; start some" in result.stderr
-        assert f"`dask worker {bare.address} --nthreads 1`" in result.stderr
+        assert f"the scheduler at {bare.address} has no workers; start some" in result.output
+        assert f"`dask worker {bare.address} --nthreads 1`" in result.output
         assert models(tmp_path / "out") == []
 
     def test_that_have_bertconvert_it_is_told_that_they_lack_it(
@@ -135,10 +135,10 @@ class TestBeforeThereAreWorkers:
         bare.wait_for(1)
         result = run(source, tmp_path / "out", "--scheduler", bare.address)
         assert result.exit_code == 2
-        assert f"the workers of {bare.address} can't use bertconvert" in result.stderr
-        assert "No module named 'bertconvert'" in result.stderr
-        assert "Install version" in result.stderr
-        assert "Traceback" not in result.stderr
+        assert f"the workers of {bare.address} can't use bertconvert" in result.output
+        assert "No module named 'bertconvert'" in result.output
+        assert "Install version" in result.output
+        assert "Traceback" not in result.output
         assert models(tmp_path / "out") == []
         worker.terminate()
         bare.wait_for(0)
@@ -155,7 +155,7 @@ class TestACluster:
         out = tmp_path / "out"
         result = run(source, out, "--scheduler", cluster.address)
         assert result.exit_code == 0, result.stderr
-        assert "16 models: 16 converted" in result.stderr
+        assert "16 models: 16 converted" in result.output
         assert tree(out) == local
         again = run(source, out, "--scheduler", cluster.address, "--json")
         assert lines(again.stdout)[-1]["unchanged"] == 16
@@ -200,7 +200,7 @@ class TestACluster:
         assert result.exit_code == 1
         end = lines(result.stdout)[-1]
         assert end["failed"] == 1
-        assert end["left"] >= 13
+        assert end["not_started"] >= 13
         assert len(models(tmp_path / "out")) == end["converted"]
 
     def test_that_loses_a_worker_does_all_jobs_all_the_same(
@@ -279,10 +279,10 @@ class TestASchedulerThatIsNone:
     ) -> None:
         result = run(source, tmp_path / "out", "--scheduler", address)
         assert result.exit_code == 2
-        assert f"no scheduler answers at {address} " in result.stderr
-        assert "`dask scheduler`" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert len([line for line in result.stderr.splitlines() if "Error" in line]) == 1
+        assert f"no scheduler answers at {address} " in result.output
+        assert "`dask scheduler`" in result.output
+        assert "Traceback" not in result.output
+        assert len([line for line in result.output.splitlines() if "Error" in line]) == 1
         assert models(tmp_path / "out") == []
 
     def test_for_want_of_dask_is_told(
@@ -291,13 +291,13 @@ class TestASchedulerThatIsNone:
         monkeypatch.setitem(sys.modules, "distributed", None)
         result = run(source, tmp_path / "out", "--scheduler", "tcp://127.0.0.1:1")
         assert result.exit_code == 2
-        assert "pip install 'bertconvert[cluster]'" in result.stderr
+        assert "pip install 'bertconvert[cluster]'" in result.output
 
 
 class Client:
     """What a cluster's client says of workers that are elsewhere."""
 
-    version = workers.__version__
+    version = dask.__version__
     sees = True
 
     def __init__(self, *_: object, **__: object) -> None:
@@ -307,7 +307,7 @@ class Client:
         return {"workers": {"tcp://far:1": {"nthreads": 1}, "tcp://farther:2": {"nthreads": 2}}}
 
     def run(self, call: Callable[..., object], *args: object) -> dict[str, object]:
-        far = self.version if call is workers._version else self.sees and call(*args)
+        far = self.version if call is dask._version else self.sees and call(*args)
         return {"tcp://far:1": call(*args), "tcp://farther:2": far}
 
     def close(self) -> None:
@@ -328,7 +328,7 @@ class TestWorkersElsewhere:
         monkeypatch.setattr(Client, "version", "0.0.9")
         said = self.refusal(monkeypatch, tmp_path)
         assert "have bertconvert 0.0.9, " in said
-        assert f"and this is {workers.__version__}" in said
+        assert f"but this is {dask.__version__}" in said
 
     def test_that_do_not_see_the_folder_are_refused_and_one_is_named(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -341,4 +341,4 @@ class TestWorkersElsewhere:
     def test_do_as_many_tasks_as_they_have_threads(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        assert workers._check_workers(Client(), "tcp://far:0", str(tmp_path)) == 3
+        assert dask._check_workers(Client(), "tcp://far:0", str(tmp_path)) == 3

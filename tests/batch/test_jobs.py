@@ -182,7 +182,7 @@ class TestAList:
     ) -> None:
         with pytest.raises(BatchError) as caught:
             jobs({"source": str(fixtures / "squad"), "name": name})
-        assert f"{name!r} is no name for a folder in /out" in str(caught.value)
+        assert f"{name!r} can't be the name of a folder in /out" in str(caught.value)
 
     @pytest.mark.parametrize("name", ["README.md", "family.json", "readme.md"])
     def test_that_gives_the_name_of_what_a_batch_writes_is_refused(
@@ -205,15 +205,15 @@ class TestAList:
         path = listed(tmp_path / "list.toml", {"source": source, "formats": []})
         result = run("--list", path, tmp_path / "out")
         assert result.exit_code != 0
-        assert "format" in result.stderr
-        assert "did not foresee" not in result.stderr
+        assert "format" in result.output
+        assert "did not foresee" not in result.output
 
     def test_whose_source_is_missing_is_a_job_that_fails_by_the_name_given(
         self, jobs: List, fixtures: Path
     ) -> None:
         found = jobs({"source": "none", "name": "x"}, {"source": str(fixtures / "squad")})
         assert names(found) == ["x", "squad"]
-        assert "none: no such checkpoint" in found[0].error
+        assert "none is not a checkpoint" in found[0].error
 
 
 class TestSources:
@@ -224,16 +224,16 @@ class TestSources:
             [f"{tmp_path}/none", str(fixtures / "squad"), f"{tmp_path}/*.zip"], "/out"
         )
         assert names(found) == ["none", "squad", "*.zip"]
-        assert "no such checkpoint" in found[0].error
+        assert "is not a checkpoint" in found[0].error
         assert found[1].error == ""
-        assert found[2].error == f"{tmp_path}/*.zip matches nothing"
+        assert found[2].error == f"{tmp_path}/*.zip matches no file"
 
     def test_that_are_all_missing_are_all_named(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as caught:
             find_jobs([f"{tmp_path}/none", f"{tmp_path}/a*"], "/out")
         none, pattern = str(caught.value).splitlines()
-        assert none.startswith(f"{tmp_path}/none: no such checkpoint")
-        assert pattern == f"{tmp_path}/a* matches nothing"
+        assert none.startswith(f"{tmp_path}/none is not a checkpoint")
+        assert pattern == f"{tmp_path}/a* matches no file"
 
     def test_of_one_name_are_refused_and_both_are_named(
         self, fixtures: Path, tmp_path: Path
@@ -265,7 +265,7 @@ class TestSources:
         for source in (folder, folder / "a", tmp_path, tmp_path / "link", folder / "*"):
             for out in (folder / "a" / "out", tmp_path / "link" / "a" / "x" / ".." / "out"):
                 said = refusal(source, out=out)
-                assert f"{out} lies in the source " in said, source
+                assert f"{out} is in the source " in said, source
 
     def test_may_lie_beside_a_folder_whose_name_begins_like_theirs(
         self, fixtures: Path, tmp_path: Path
@@ -274,7 +274,7 @@ class TestSources:
         assert names(find_jobs([str(folder)], str(tmp_path / "models-pt"))) == ["a"]
 
     def test_that_are_none_are_a_wrong_call(self) -> None:
-        assert "nothing to convert: give a source, --list or --family" in refusal()
+        assert "nothing to convert" in refusal()
 
     def test_keep_the_options_of_the_call(self, fixtures: Path) -> None:
         options = Options(dtype="float16")
@@ -358,16 +358,16 @@ class TestTheCompactFamily:
         zipped(fixtures / "pretraining", mirror / f"{name}.zip")
         result = run("--family", "compact", "--base-url", mirror, tmp_path / "out")
         assert result.exit_code == 1
-        said = f"{mirror}/{name}.zip is not {name}: H=32 in place of 128"
-        assert said in result.stderr
+        said = f"{mirror}/{name}.zip is not {name}: H=32 instead of 128"
+        assert said in result.output
         assert said in family(tmp_path / "out")[name]["error"]
         assert models(tmp_path / "out") == []
         zipped(save_bert(tmp_path / "x", 2, 128), mirror / "uncased_L-4_H-128_A-2.zip")
         result = run("--family", "compact", "--base-url", mirror, tmp_path / "out")
-        assert "is not uncased_L-4_H-128_A-2: L=2 in place of 4" in result.stderr
+        assert "is not uncased_L-4_H-128_A-2: L=2 instead of 4" in result.output
         assert not any(name.endswith("safetensors") for name in tree(tmp_path / "out"))
 
     def test_is_known_by_name_alone(self) -> None:
-        assert refusal(family="compakt") == "there is no family 'compakt'; there are compact"
+        assert refusal(family="compakt") == "there is no family 'compakt'; the families are compact"
         assert "--family" in refusal(base_url="/mirror")
         assert "--family" in refusal("x", base_url="/mirror")

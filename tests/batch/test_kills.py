@@ -206,13 +206,13 @@ class TestAWorkerThatIsKilled:
             _, said = process.communicate(timeout=60)
         assert process.returncode == 1
         (failure,) = [line for line in said.splitlines() if "FAILED" in line]
-        assert failure.startswith("doomed  FAILED  its process was killed")
+        assert failure.startswith("doomed  FAILED  the worker process was killed")
         assert "Traceback" not in said
         assert models(out) == NAMES
         check_whole(out, wanted)
         rows = table(out)
         assert list(rows) == ["doomed", *NAMES]
-        assert "its process was killed" in rows["doomed"]["verdict"]
+        assert "the worker process was killed" in rows["doomed"]["verdict"]
         assert run(both[1], out).exit_code == 0
         assert hidden(out) == []
 
@@ -226,7 +226,7 @@ class TestAWorkerThatIsKilled:
             said, _ = process.communicate(timeout=60)
         assert process.returncode == 1
         end = lines(said)[-1]
-        assert (end["failed"], end["converted"], end["left"]) == (1, 0, 6)
+        assert (end["failed"], end["converted"], end["not_started"]) == (1, 0, 6)
         assert models(tmp_path / "out") == []
 
 
@@ -270,7 +270,9 @@ class TestAStop:
         assert set(table(out)) <= set(made)
         assert said == ""
         if number == signal.SIGINT:
-            assert "stopped. What is done stays; the same call goes on from there\n" in error
+            assert (
+                "stopped. Finished models stay; run the same command again to continue\n" in error
+            )
             assert error.endswith("\nAborted!\n")
         if number != signal.SIGHUP:  # what ends with the terminal may say what nobody reads
             assert "Traceback" not in error

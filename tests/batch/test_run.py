@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import pty
 import re
 import shutil
@@ -17,7 +18,11 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from bertconvert.converter.batch import Event, Job, ModelRow, batch, find_jobs
+import bertconvert.converter.batch.task as task_module
+from bertconvert.converter import batch as package
+from bertconvert.converter.batch import Event, Job, ModelRow, Summary, batch, find_jobs
+from bertconvert.converter.batch.table import write_family
+from bertconvert.converter.batch.task import Outcome, Task
 from bertconvert.converter.batch.workers import Step
 from bertconvert.converter.terminal import Board
 
@@ -183,7 +188,7 @@ class TestTheTable:
         for options in ([], ["--json"], ["--force"]):
             result = run(source, tmp_path / "out", *options)
             assert result.exit_code == 0, result.stderr
-            assert "foresee" not in result.stderr
+            assert "foresee" not in result.output
         assert len(models(tmp_path / "out")) == len(family(tmp_path / "out")) == 2
         assert len(table(tmp_path / "out")) == 2
 
@@ -214,7 +219,7 @@ class TestASecondRun:
         result = run(fixtures, done, "--json")
         assert result.exit_code == 0
         assert lines(result.stdout)[-1] == {
-            "event": "end", "out": str(done), "converted": 0, "unchanged": 6, "failed": 0, "left": 0
+            "event": "end", "out": str(done), "converted": 0, "unchanged": 6, "failed": 0, "not_started": 0
         }  # fmt: skip
         assert {name: stamps(done / name) for name in FIXTURES} == before
         assert tree(done) == whole_files
@@ -224,7 +229,7 @@ class TestASecondRun:
     ) -> None:
         shutil.rmtree(done / "squad")
         result = run(fixtures, done)
-        assert "6 models: 1 converted, 5 there already" in result.stderr
+        assert "6 models: 1 converted, 5 unchanged" in result.output
         assert tree(done) == whole_files
 
     @pytest.mark.parametrize("lost", ["family.json", "README.md", "both", "emptied"])
@@ -257,7 +262,7 @@ class TestASecondRun:
         before = stamps(done / "squad")
         (done / "squad" / "notes.txt").write_text("mine")
         result = run(fixtures, done, "--force")
-        assert "6 models: 6 converted" in result.stderr
+        assert "6 models: 6 converted" in result.output
         assert (done / "squad" / "notes.txt").read_text() == "mine"
         (done / "squad" / "notes.txt").unlink()
         assert tree(done) == whole_files
@@ -269,7 +274,7 @@ class TestASecondRun:
     ) -> None:
         zipped(fixtures / "squad", tmp_path / "moved" / "squad.zip")
         result = run(tmp_path / "moved" / "squad.zip", done)
-        assert "1 there already" in result.stderr
+        assert "1 unchanged" in result.output
         assert family(done)["squad"]["source"] == str(tmp_path / "moved" / "squad.zip")
 
     def test_with_other_options_fails_and_says_how_to_replace(
@@ -277,8 +282,13 @@ class TestASecondRun:
     ) -> None:
         result = run(fixtures / "squad", fixtures / "encoder", done, "--dtype", "float16")
         assert result.exit_code == 1
-        assert result.stderr.count(f"{done}/squad holds something else: its config.json") == 1
-        assert "--force" in result.stderr
+        assert (
+            result.stderr.count(
+                f"{done}/squad exists and was converted differently (its config.json"
+            )
+            == 1
+        )
+        assert "--force" in result.output
         assert tree(done / "squad") == tree(whole / "squad")
         assert run(fixtures / "squad", done, "--dtype", "float16", "--force").exit_code == 0
         assert family(done)["squad"]["dtype"] == "float16"
@@ -289,19 +299,19 @@ class TestASecondRun:
         other = copies(fixtures, tmp_path / "other", ["squad"], of="encoder")
         result = run(other, done)
         assert result.exit_code == 1
-        assert f"{done}/squad holds something else" in result.stderr
+        assert f"{done}/squad exists and was converted differently" in result.output
         assert tree(done / "squad") == tree(whole / "squad")
 
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ("truncated", "its model.safetensors has 1,000 bytes, and 135,544 belong there"),
+            ("truncated", "its model.safetensors has 1,000 bytes instead of 135,544"),
             ("longer", "its model.safetensors has 135,545 bytes"),
             ("gone", "its model.safetensors is missing"),
             ("no config", "its config.json is missing"),
-            ("config", "its config.json is another"),
+            ("config", "its config.json differs"),
             ("no vocabulary", "its vocab.txt is missing"),
-            ("tokenizer", "its tokenizer.json is another"),
+            ("tokenizer", "its tokenizer.json differs"),
         ],
     )
     def test_sees_that_a_model_is_not_as_it_was(
@@ -322,20 +332,23 @@ class TestASecondRun:
             (done / "squad" / f"{change}.json").write_text("{}")
         result = run(fixtures / "squad", done)
         assert result.exit_code == 1
-        assert f"{done}/squad holds something else: {said}" in result.stderr
-        assert "--force replaces it" in result.stderr
+        assert f"{done}/squad exists and was converted differently ({said}" in result.output
+        assert "--force replaces it" in result.output
         assert run(fixtures / "squad", done, "--force").exit_code == 0
         assert tree(done / "squad") == tree(whole / "squad")
 
     def test_of_another_form_of_the_weights_fails(self, fixtures: Path, tmp_path: Path) -> None:
         pytest.importorskip("torch")
         out = tmp_path / "out"
-        for status in ("converted", "there already"):
+        for status in ("converted", "unchanged"):
             result = run(fixtures / "squad", out, "--format", "bin")
-            assert f"1 {status}" in result.stderr
+            assert f"1 {status}" in result.output
             assert family(out)["squad"]["file"] == "pytorch_model.bin"
         result = run(fixtures / "squad", out, "--format", "safetensors", "--format", "bin")
-        assert f"{out}/squad holds something else: its model.safetensors" in result.stderr
+        assert (
+            f"{out}/squad exists and was converted differently (its model.safetensors"
+            in result.output
+        )
 
 
 class TestAFailure:
@@ -344,13 +357,13 @@ class TestAFailure:
     ) -> None:
         out = tmp_path / "out"
         result = run(mixed, out, "--jobs", "2")
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.exit_code == 1
         assert models(out) == ["a", "b", "c"]
         for name in ("a", "b", "c"):
             assert tree(out / name) == tree(whole / "squad")
-        (said,) = [line for line in result.stderr.splitlines() if line.startswith("bad ")]
+        (said,) = [line for line in result.output.splitlines() if line.startswith("bad ")]
         assert re.search(r"FAILED .*the bytes of bert/\S+ are damaged", said)
-        assert "4 models: 3 converted, 1 failed" in result.stderr
+        assert "4 models: 3 converted, 1 failed" in result.output
         entry = family(out)["bad"]
         assert entry.keys() == {"name", "source", "error"}
         assert entry["source"] == str(mixed / "bad")
@@ -369,7 +382,7 @@ class TestAFailure:
         shutil.copy(fixtures / "pretraining" / DATA, mixed / "bad" / DATA)
         result = run(mixed, out)
         assert result.exit_code == 0
-        assert "1 converted, 3 there already" in result.stderr
+        assert "1 converted, 3 unchanged" in result.output
         assert run(mixed, tmp_path / "new").exit_code == 0
         assert tree(out) == tree(tmp_path / "new")
 
@@ -385,7 +398,7 @@ class TestAFailure:
         assert process.returncode == 1
         *events, end = lines(said)
         assert end["failed"] == 1
-        assert end["converted"] + end["left"] == 11
+        assert end["converted"] + end["not_started"] == 11
         failure = [event["event"] for event in events].index("failed")
         assert [event for event in events[failure:] if event["event"] == "start"] == []
         assert end["converted"] == jobs - 1  # what had begun beside it may end
@@ -398,7 +411,7 @@ class TestAFailure:
         config |= {"hidden_size": 31, "num_hidden_layers": 7, "vocab_size": 1}
         (source / "m" / "bert_config.json").write_text(json.dumps(config))
         result = run(source, tmp_path / "out")
-        assert "hidden_size = 31" in result.stderr and "num_hidden_layers = 7" in result.stderr
+        assert "hidden_size = 31" in result.output and "num_hidden_layers = 7" in result.output
         row = table(tmp_path / "out")["m"]
         assert "hidden_size = 31" in row["verdict"] and "num_hidden_layers = 7" in row["verdict"]
 
@@ -408,15 +421,15 @@ class TestAFailure:
         out = tmp_path / "out"
         result = run(tmp_path / "none", fixtures / "squad", out)
         assert result.exit_code == 1
-        assert f"{tmp_path}/none: no such checkpoint" in result.stderr
+        assert f"{tmp_path}/none is not a checkpoint" in result.output
         assert models(out) == ["squad"]
-        assert "no such checkpoint" in table(out)["none"]["verdict"]
+        assert "is not a checkpoint" in table(out)["none"]["verdict"]
 
     def test_to_find_any_source_does_nothing(self, tmp_path: Path) -> None:
         result = run(tmp_path / "none", tmp_path / "*.zip", tmp_path / "out")
         assert result.exit_code == 1
-        assert result.stderr.startswith(f"Error: {tmp_path}/none: no such checkpoint")
-        assert f"{tmp_path}/*.zip matches nothing" in result.stderr
+        assert result.stderr.startswith(f"Error: {tmp_path}/none is not a checkpoint")
+        assert f"{tmp_path}/*.zip matches no file" in result.output
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("name", ["bad.zip", "bad.tar.gz"])
@@ -453,13 +466,15 @@ class TestAnOutThatIsNotOurs:
         assert stamps(out.parent) == before
         assert result.stderr.startswith("Error: ")
         assert result.stderr.count("\n") == 1
-        assert "foresee" not in result.stderr
+        assert "foresee" not in result.output
         return result.stderr
 
     def test_as_it_is_a_file_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("mine")
         assert f"{tmp_path}/out" in self.refused(fixtures, tmp_path / "out")
-        assert f"{tmp_path}/out/x can't be made" in self.refused(fixtures, tmp_path / "out" / "x")
+        assert f"{tmp_path}/out/x can't be created" in self.refused(
+            fixtures, tmp_path / "out" / "x"
+        )
 
     @pytest.mark.parametrize("force", [[], ["--force"]])
     @pytest.mark.parametrize(
@@ -479,13 +494,13 @@ class TestAnOutThatIsNotOurs:
         out.mkdir()
         (out / name).write_text(content)
         said = self.refused(fixtures, out, *force)
-        assert f"{out}/{name} is there, and was not written by `bertconvert batch`" in said
+        assert f"{out}/{name} exists and was not written by bertconvert batch" in said
 
     def test_as_a_table_is_no_text_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
         (out / "family.json").write_bytes(b'{"tool": "\xff"}')
-        assert "family.json is there" in self.refused(fixtures, out)
+        assert "family.json exists" in self.refused(fixtures, out)
 
     def test_as_a_table_is_a_folder_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         (tmp_path / "out" / "family.json").mkdir(parents=True)
@@ -512,9 +527,9 @@ class TestAnOutThatIsNotOurs:
         before = stamps(out)
         result = run(fixtures, out)
         assert result.exit_code == 1
-        assert f"{out}/squad is not empty (notes)" in result.stderr
-        assert f"{out}/encoder is a file" in result.stderr
-        assert "4 converted, 2 failed" in result.stderr
+        assert f"{out}/squad is not empty (notes)" in result.output
+        assert f"{out}/encoder is a file" in result.output
+        assert "4 converted, 2 failed" in result.output
         after = stamps(out)
         for name in ("squad/notes", "encoder"):
             assert after[name] == before[name]
@@ -530,7 +545,7 @@ class TestAnOutThatIsNotOurs:
         source = copies(fixtures, tmp_path / "models", ["a"])
         result = run(source, source / "out")
         assert result.exit_code == 2
-        assert f"{source}/out lies in the source {source}" in result.stderr
+        assert f"{source}/out is in the source {source}" in result.output
         assert not (source / "out").exists()
 
 
@@ -562,8 +577,8 @@ class TestADisk:
         for name in made:
             assert tree(disk / "out" / name) == tree(whole / "squad")
         assert re.search(r"has room for [\d,]+ bytes|No space left on device", result.stderr)
-        assert "foresee" not in result.stderr
-        assert f"{len(made)} converted, {6 - len(made)} failed" in result.stderr
+        assert "foresee" not in result.output
+        assert f"{len(made)} converted, {6 - len(made)} failed" in result.output
         assert [n for n, row in table(disk / "out").items() if "fail" not in row["verdict"]] == made
         assert sorted(os.listdir(disk / "out")) == ["README.md", *made, "family.json"]
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
@@ -588,7 +603,7 @@ class TestADisk:
             result.stderr,
             re.MULTILINE,
         )
-        assert "foresee" not in result.stderr
+        assert "foresee" not in result.output
         assert models(out) == ["squad"]
         assert tree(out / "squad") == tree(whole / "squad")
         assert (tree(out)["family.json"], tree(out)["README.md"]) == table_before
@@ -622,7 +637,7 @@ class TestVerifying:
         before = {name: stamps(done / name) for name in FIXTURES}
         result = run(fixtures, done, "--verify", "weights")
         assert result.exit_code == 0
-        assert "6 there already" in result.stderr
+        assert "6 unchanged" in result.output
         assert result.stderr.count("verified: weights") == 6
         assert {row["verdict"] for row in table(done).values()} == {"verified: weights"}
         assert {name: stamps(done / name) for name in FIXTURES} == before
@@ -653,10 +668,10 @@ class TestVerifying:
         before = stamps(done / "squad")
         result = run(fixtures / "squad", fixtures / "encoder", done, "--verify", "weights")
         assert result.exit_code == 1
-        assert "1 there already, 1 failed" in result.stderr
+        assert "1 unchanged, 1 failed" in result.output
         assert "numbers differ" in family(done)["squad"]["error"]
-        assert "is there, and fails" in table(done)["squad"]["verdict"]
-        assert "Nothing was published" not in result.stderr  # it was, by another run
+        assert "exists, and fails" in table(done)["squad"]["verdict"]
+        assert "Nothing was published" not in result.output  # it was, by another run
         assert stamps(done / "squad") == before
         assert run(fixtures / "squad", done, "--verify", "weights", "--force").exit_code == 0
         assert table(done)["squad"]["verdict"] == "verified: weights"
@@ -676,7 +691,7 @@ class TestVerifying:
         monkeypatch.setattr("bertconvert.converter.verify.run._EXTRAS", ("no_such_package",))
         result = run(fixtures / "squad", tmp_path / "out", "--verify", level)
         assert result.exit_code == 2
-        assert f"--verify {level} needs" in result.stderr
+        assert f"--verify {level} needs" in result.output
         assert not (tmp_path / "out").exists()
 
 
@@ -696,7 +711,7 @@ class TestJsonLines:
             assert told[-1] == ("failed" if name == "bad" else "converted")
             assert set(told[1:-1]) <= {"step"}
         assert events[-1] == {
-            "event": "end", "out": str(out), "converted": 3, "unchanged": 0, "failed": 1, "left": 0
+            "event": "end", "out": str(out), "converted": 3, "unchanged": 0, "failed": 1, "not_started": 0
         }  # fmt: skip
         last = {event["name"]: event for event in events[:-1]}
         for name, model in family(out).items():
@@ -727,13 +742,13 @@ class TestJsonLines:
 class TestWhatPeopleSee:
     def test_is_a_line_for_each_and_one_for_all(self, fixtures: Path, tmp_path: Path) -> None:
         result = run(fixtures, tmp_path / "out")
-        assert (result.exit_code, result.stdout) == (0, "")
-        *each, all_of_them, where = result.stderr.splitlines()
+        assert result.exit_code == 0
+        *each, all_of_them, where = result.output.splitlines()
         assert sorted(line.split()[0] for line in each) == sorted(FIXTURES)
         assert all(" converted  L=2 H=32  " in line for line in each)
         assert re.fullmatch(r"6 models: 6 converted, in \d+\.\d s", all_of_them)
         assert where == f"the table is {tmp_path}/out/README.md, and family.json for programs"
-        assert "\x1b" not in result.stderr
+        assert "\x1b" not in result.output
 
     def test_is_nothing_but_failures_where_it_is_quiet(
         self, fixtures: Path, mixed: Path, tmp_path: Path
@@ -748,8 +763,8 @@ class TestWhatPeopleSee:
     def test_names_each_on_one_line_whatever_its_name(self, fixtures: Path, tmp_path: Path) -> None:
         source = copies(fixtures, tmp_path / "models", ["a\nb", "c\x1b[31md", "e\u202ef"])
         result = run(source, tmp_path / "out")
-        assert len(result.stderr.splitlines()) == 5
-        assert "\x1b" not in result.stderr and "\u202e" not in result.stderr
+        assert len(result.output.splitlines()) == 5
+        assert "\x1b" not in result.output and "\u202e" not in result.output
 
     def test_of_a_long_run_in_a_pipe_is_a_line_every_five_seconds(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -794,7 +809,8 @@ class TestWhatPeopleSee:
         model = ModelRow(
             name,
             f"/models/{name}.zip",
-            sizes={"L": 12, "H": 768},
+            layers=12,
+            hidden=768,
             parameters=110_106_428,
             nbytes=440_443_952,
             verified=verified,
@@ -802,7 +818,7 @@ class TestWhatPeopleSee:
         with Board({name: 440_425_712}, quiet=False) as board:
             board(Event("converted", Job(name, model.source), model=model))
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"{name}  converted  L=12 H=768  " in line
+        assert f"{name}  converted  12 x 768  " in line
         assert "440.4 MB" in line
         assert f"verified: {verified}" in line or not verified
         assert width(line) <= 80
@@ -849,8 +865,7 @@ class TestAWrongCall:
             (["x", "out", "--jobs", "two"], "--jobs"),
             (["x", "out", "--list", "none.toml"], "none.toml"),
             (["--list", ".", "out"], "directory"),
-            (["x", "out", "--verify", "all"], "--verify"),
-            (["x", "out", "--verify"], "--verify"),
+            (["x", "out", "--verify=all"], "--verify"),
             (["x", "out", "--family", "big"], "there is no family 'big'"),
             (["x", "out", "--base-url", "/x"], "--family"),
             (["x", "out", "--nonsense"], "--nonsense"),
@@ -866,7 +881,7 @@ class TestAWrongCall:
             result = run(*args, *more)
             assert (result.exit_code, result.stdout) == (2, "")
             assert len(re.findall("^Error: ", result.stderr, re.M)) == 1
-            assert said in result.stderr
+            assert said in result.output
         assert os.listdir(tmp_path) == []
 
     def test_is_one_with_two_sources_of_one_name(self, fixtures: Path, tmp_path: Path) -> None:
@@ -875,15 +890,15 @@ class TestAWrongCall:
             b = copies(fixtures, tmp_path / f"b{one}", [other])
             result = run(a, b, tmp_path / "out")
             assert result.exit_code == 2
-            assert str(a / one) in result.stderr and str(b / other) in result.stderr
-            assert "--list" in result.stderr
+            assert str(a / one) in result.output and str(b / other) in result.output
+            assert "--list" in result.output
         assert not (tmp_path / "out").exists()
 
     def test_is_one_message_of_a_list_that_is_wrong(self, tmp_path: Path) -> None:
         (tmp_path / "list.toml").write_text("[[model]]\nsorce = 'x'\n")
         result = run("--list", tmp_path / "list.toml", tmp_path / "out")
         assert result.exit_code == 2
-        assert f"Error: {tmp_path}/list.toml is wrong: " in result.stderr
+        assert f"Error: {tmp_path}/list.toml is wrong: " in result.output
 
     def test_does_not_kill_what_reads_it(self, fixtures: Path, tmp_path: Path) -> None:
         ours, theirs = os.pipe()
@@ -898,3 +913,45 @@ class TestAWrongCall:
         assert "Traceback" not in process.stderr
         assert "foresee" not in process.stderr
         assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".")] == []
+
+
+class TestAnUnforeseenError:
+    @pytest.fixture
+    def outcome(self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+        def fail(*_: object, **__: object) -> None:
+            raise KeyError("x")
+
+        monkeypatch.setattr(task_module, "prepare", fail)
+        source = str(fixtures / "squad")
+        task = Task(0, Job("squad", source), source, str(tmp_path), False, None)
+        outcome = task_module.do(task, lambda *_: None)
+        return pickle.loads(pickle.dumps(outcome))  # as a process or a cluster sends it
+
+    def test_keeps_its_traceback_in_the_table(self, outcome: Outcome, tmp_path: Path) -> None:
+        assert outcome.status == "failed"
+        assert "internal error (KeyError: 'x')" in outcome.model.error
+        write_family(str(tmp_path), {"squad": outcome.model})
+        (row,) = json.loads((tmp_path / "family.json").read_text())["models"]
+        assert "in fail" in row["traceback"]
+
+    def test_is_printed_with_debug(
+        self, outcome: Outcome, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        summary = Summary(str(tmp_path), [outcome.model], 0, 0, 1, 0)
+        monkeypatch.setattr(package, "batch", lambda *_, **__: summary)
+        plain = run(fixtures / "squad", tmp_path / "out")
+        debug = run(fixtures / "squad", tmp_path / "out", "--debug")
+        assert plain.exit_code == debug.exit_code == 1
+        assert "in fail" not in plain.stderr
+        assert "in fail" in debug.stderr
+
+
+def test_refuses_wrong_calls(fixtures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="sources"):
+        find_jobs("models/", tmp_path / "out")
+    with pytest.raises(TypeError, match="heads"):
+        find_jobs([fixtures / "squad"], tmp_path / "out", heads=2)
+    jobs = find_jobs([fixtures / "squad"], tmp_path / "out")
+    with pytest.raises(ValueError, match="foo"):
+        batch(jobs, tmp_path / "out", level="foo")
+    assert not (tmp_path / "out").exists()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from bertconvert.converter import batch as package
-from bertconvert.converter.batch import Event, Job, Summary, batch, find_jobs, workers
-from bertconvert.converter.batch.task import Outcome, Task
+from bertconvert.converter.batch import Event, Job, Summary, batch, find_jobs
+from bertconvert.converter.batch import processes as local
 from bertconvert.converter.batch.processes import default_jobs
+from bertconvert.converter.batch.task import Outcome, Task
 from bertconvert.converter.batch.workers import Step, Workers
 from bertconvert.converter.errors import BatchError
 
@@ -81,7 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Batch:
             pool: Any = Pool(did, left, silent, late)
             yield Workers(pool, did, jobs, 2 * jobs, pool.step, nothing, nothing, nothing)
 
-        monkeypatch.setattr(workers, "processes", processes)
+        monkeypatch.setattr(local, "processes", processes)
         events: list[Event] = []
         jobs = [Job(name, f"/{name}") for name in "abcde"]
         summary = batch(
@@ -108,7 +109,7 @@ class TestADeadWorker:
             assert (summary.converted, summary.failed) == (4, 1)
             (failed,) = [model for model in summary.models if model.error]
             assert failed.name == name
-            assert "killed, twice" in failed.error
+            assert "killed twice" in failed.error
             ends = Counter(event.job.name for event in events if event.model is not None)
             assert ends == dict.fromkeys("abcde", 1)
 
@@ -174,8 +175,8 @@ def test_workers_are_as_many_as_asked_for(fixtures: Path, tmp_path: Path) -> Non
 
 class TestTheNumberOfWorkers:
     def memory(self, monkeypatch: pytest.MonkeyPatch, nbytes: int, processors: int) -> int:
-        monkeypatch.setattr(workers, "_free_memory", lambda: nbytes)
-        monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: set(range(processors)))
+        monkeypatch.setattr(local, "_free_memory", lambda: nbytes)
+        monkeypatch.setattr(local.os, "sched_getaffinity", lambda _: set(range(processors)))
         return default_jobs()
 
     def test_is_that_of_the_processors_where_memory_allows(
@@ -187,7 +188,7 @@ class TestTheNumberOfWorkers:
         assert self.memory(monkeypatch, 10**12, 1) == 1
 
     def test_is_by_the_memory_that_this_machine_has(self) -> None:
-        assert workers._free_memory() > 0
+        assert local._free_memory() > 0
         assert default_jobs() >= 1
 
     @pytest.mark.parametrize(("level", "wanted"), [(None, 4), ("weights", 4), ("outputs", 1)])
@@ -200,8 +201,8 @@ class TestTheNumberOfWorkers:
             asked.append(jobs)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(workers, "processes", processes)
-        monkeypatch.setattr(processes, "default_jobs", lambda: 4)
+        monkeypatch.setattr(local, "processes", processes)
+        monkeypatch.setattr(local, "default_jobs", lambda: 4)
         jobs = [Job(name, f"/{name}") for name in "abcdefgh"]
         with pytest.raises(KeyboardInterrupt):
             batch(jobs, tmp_path / "out", level=level)
