@@ -17,7 +17,7 @@ test: $(VENV)/test  ## the ordinary suite
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/test $(VENV)-peer/ready  ## what takes minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 1
 
 fuzz: $(VENV)/fuzz  ## damaged checkpoints until one is mistaken, for FUZZ_SECONDS
 	$(BIN)/python fuzz/fuzz_checkpoint.py --seeds fuzz/corpus
