@@ -12,18 +12,18 @@ from msgspec.structs import replace
 
 from .. import __version__
 from .checkpoint import Checkpoint
-from .layout import WEIGHTS
+from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
 from .model_card import model_card
-from .options import DEFAULTS, Options
+from .options import DEFAULTS, Options, make_options
 from .prepare import Prepared, SourceFile, base_name, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
 from .storage.location import parse_location
-from .tokenizers.wordpiece import tokenizer_files
+from .tokenizers.registry import load_tokenizer
 
 
 class Conversion(Struct, frozen=True):
-    """What came out of a conversion."""
+    """The result of a conversion."""
 
     out: str
     architecture: str
@@ -36,7 +36,7 @@ class Conversion(Struct, frozen=True):
     files: dict[str, int]  # name -> bytes
     dropped: dict[str, int]  # reason -> number of variables
     notes: list[str]
-    proof: str = ""  # what was proved of it; "" where nothing was
+    proof: str = ""  # the sentence of `prove`; "" if nothing was proved
 
 
 def convert(
@@ -53,24 +53,27 @@ def convert(
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
-        out: the folder to make, or its URL; it must not exist, or be empty, unless
-            `options.force`.
+        out: the folder to create, or its URL. It must not exist, or be empty, unless `force`.
         options: the caller's decisions.
+        force: whether a model in `out` is replaced.
         progress: told of the bytes that are done.
         prove: called with what was prepared and the new folder, before the folder is published. It
             gives a sentence for the card, or raises an error; then nothing is published.
+        **changes: single options by name, which replace those of `options`, such as
+            `head="token", lower_case=True`.
 
     Raises:
         CheckpointError: the checkpoint can't be found or opened, or is damaged.
-        MappingError: no mapping fits, or it is wrong.
+        MappingError: no mapping fits, several do, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
-        OutputError: `out` can't be written, or holds something.
+        OutputError: `out` can't be written, or is not empty.
         VerificationError: `prove` found a difference.
-        ValueError: a format is unknown, or there is none.
+        TypeError, ValueError: there is no such option, or its value is wrong.
     """
+    options = make_options(changes, options)
     location = parse_location(out)
     location.check_output(force)  # before any work
-    prepared = prepare(path, options, progress=progress, **changes)
+    prepared = prepare(path, options, progress=progress)
     made = write_model(prepared, str(location), force, progress, prove)
     return replace(made, out=str(out))
 
@@ -82,15 +85,15 @@ def write_model(
     progress: Progress | None = None,
     prove: Callable[[Prepared, Path], str] | None = None,
 ) -> Conversion:
-    """Do a conversion that is prepared; arguments and errors are those of `convert`."""
+    """Write a conversion that is prepared; arguments and errors are those of `convert`."""
     plan = prepared.plan
-    small = small_files(prepared)  # a data file that is missing is known before any work
+    small = small_files(prepared)  # a missing data file is reported before any work
     with parse_location(out).published(force, progress) as stage:
         _write_tensors(prepared, stage, prepared.options.formats, progress)
         for name, content in small.items():
             (stage / name).write_bytes(content)
         proof = prove(prepared, stage) if prove is not None else ""
-        (stage / "README.md").write_bytes(model_card(prepared, proof).encode())
+        (stage / CARD).write_bytes(model_card(prepared, proof).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
         out=out,
@@ -120,21 +123,21 @@ def _write_tensors(
 
 
 def small_files(prepared: Prepared) -> dict[str, bytes]:
-    """Every other file but the card, by name; the same input gives the same bytes.
+    """The config, the tokenizer and the provenance: name -> content, always the same bytes.
 
     Raises:
         CheckpointError: a data file is missing.
     """
     files = {
-        "config.json": _json(_config(prepared)),
-        "conversion.json": _json(_provenance(prepared)),
+        CONFIG: _json(_config(prepared)),
+        PROVENANCE: _json(_provenance(prepared)),
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
-        positions = prepared.plan.config.get("max_position_embeddings")
-        files |= tokenizer_files(
+        positions = prepared.plan.sizes.get(prepared.mapping.roles.positions)
+        files |= load_tokenizer(prepared.mapping.tokenizer).tokenizer_files(
             prepared.vocabulary,
             do_lower_case=prepared.do_lower_case,
-            model_max_length=positions if isinstance(positions, int) else len(prepared.vocabulary),
+            model_max_length=positions or len(prepared.vocabulary),
         )
     return files
 
@@ -147,11 +150,11 @@ def _config(prepared: Prepared) -> dict[str, object]:
         "dtype": plan.dtype,
         **plan.config,
     }
-    # transformers keeps the number of labels as their names.
-    labels = config.pop("num_labels", None)
-    if isinstance(labels, int):
-        config["id2label"] = {str(label): f"LABEL_{label}" for label in range(labels)}
-        config["label2id"] = {f"LABEL_{label}": label for label in range(labels)}
+    symbol = prepared.mapping.roles.labels
+    if symbol in plan.sizes:  # transformers stores the number of labels as their names
+        del config[prepared.mapping.size_key(symbol)]
+        config["id2label"] = {str(label): f"LABEL_{label}" for label in range(plan.sizes[symbol])}
+        config["label2id"] = {f"LABEL_{label}": label for label in range(plan.sizes[symbol])}
     return dict(sorted(config.items()))
 
 
@@ -159,6 +162,7 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
     plan, checkpoint = prepared.plan, prepared.checkpoint
     data = [SourceFile("data", base_name(file), file.size) for file in checkpoint.data_files()]
     return {
+        "version": 1,  # of this file's form
         "tool": f"bertconvert {__version__}",
         "mapping": {"name": plan.mapping, "sha256": prepared.mapping_sha256},
         "sources": [*prepared.sources, *data],
@@ -169,7 +173,7 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
         "dtype": plan.dtype,
         "activation": dict(zip(("tensorflow", "transformers"), plan.activation, strict=True)),
         "do_lower_case": prepared.do_lower_case,
-        "notes": plan.notes,  # what was told of paths depends on where the input lay
+        "notes": plan.notes,  # those of the checkpoint's path would differ from place to place
         "tensors": {
             entry.tensor: {
                 "variable": entry.variable,
@@ -186,7 +190,7 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
 
 
 def _checksum(checkpoint: Checkpoint, variable: str) -> str | None:
-    """Of a variable's bytes; TensorFlow has none of a V1 or a partitioned variable as a whole."""
+    """The crc32c of a variable; TensorFlow stores none for a V1 or a partitioned variable."""
     checksum = checkpoint.checksum(variable)
     return None if checksum is None else f"{checksum:08x}"
 

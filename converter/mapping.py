@@ -111,6 +111,7 @@ class Architecture(_Table, frozen=True):
     auto: str = ""  # the Auto class that loads it
     pipeline: str = ""  # the Hub's pipeline_tag
     strip: str = ""  # taken off the start of every tensor's name
+    without: dict[str, str] = {}  # an optional group -> from_pretrained's argument if it is missing
     explicit: bool = False  # only --head chooses it
 
 

@@ -1,4 +1,4 @@
-"""The model card: what came out, where it came from, and what to know before using it."""
+"""The model card: what the model is, how to load it, and where it came from."""
 
 from collections import Counter
 
@@ -8,18 +8,66 @@ from .. import __version__
 from .prepare import Prepared
 from .releases import Release, recognise
 
-_BERT_PAPER = (
-    "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding"
-    " (Devlin, Chang, Lee, Toutanova; 2018)",
-    "1810.04805",
-)
-_AUTO_CLASS = {
-    "BertForPreTraining": "AutoModelForPreTraining",
-    "BertForMaskedLM": "AutoModelForMaskedLM",
-    "BertForNextSentencePrediction": "AutoModelForNextSentencePrediction",
-    "BertForSequenceClassification": "AutoModelForSequenceClassification",
-    "BertForTokenClassification": "AutoModelForTokenClassification",
-    "BertForQuestionAnswering": "AutoModelForQuestionAnswering",
+_CARD = """\
+---
+{matter}
+---
+
+# {name}
+
+A `{architecture}` with {parameters:,} parameters, converted from a TensorFlow 1 checkpoint by \
+bertconvert {version}, which reads the weights without TensorFlow {kept}.{known}
+
+## Architecture
+
+| | |
+|---|---|
+{rows}
+
+## How to load it
+
+{usage}
+
+## Where it came from
+
+{source}
+{scores}{activation}
+## What was skipped
+
+{dropped}
+{notes}
+## How to verify
+
+{proof}`bertconvert verify CHECKPOINT FOLDER` checks this folder against the checkpoint: \
+{checked}. `conversion.json` lists, for every tensor, the variable that it came from, the \
+transform, and the variable's crc32c. The crc32c is TensorFlow's, from the checkpoint's index, and \
+was checked when the variable was read. `bertconvert explain CHECKPOINT` shows the same without \
+converting. Converting the checkpoint again gives the same files, byte for byte.
+{papers}"""
+
+_USAGE = """\
+```python
+from transformers import {imports}
+
+folder = "."  # or the name of this model on the Hub
+model = {auto}.from_pretrained({arguments})
+{tokenizer}```
+
+You can also load it with any other head of transformers and fine-tune it.{also}"""
+
+_TOKENIZER = """\
+tokenizer = AutoTokenizer.from_pretrained(folder)
+outputs = model(**tokenizer("Hello, world.", return_tensors="pt"))
+"""
+
+_ROLES = {
+    "layers": "layers",
+    "hidden": "hidden size",
+    "heads": "attention heads",
+    "vocabulary": "vocabulary",
+    "positions": "positions",
+    "segments": "token types",
+    "labels": "labels",
 }
 
 
@@ -28,21 +76,33 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
 
     Args:
         prepared: the conversion.
-        proof: what was proved of the folder; "" where nothing was.
+        proof: a sentence on what was proved; "" if nothing was.
     """
-    plan = prepared.plan
+    plan, mapping = prepared.plan, prepared.mapping
     release = recognise(plan, prepared.do_lower_case)
-    parts = [
-        _front_matter(prepared, release),
-        _title(prepared, release),
-        _architecture(prepared),
-        _usage(prepared),
-        _source(prepared, release),
-    ]
-    if release and release.scores:
-        parts.append(_scores(release))
-    parts += [_activation(prepared), _dropped(prepared), _verify(proof), _papers(release)]
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return _CARD.format(
+        matter=_front_matter(prepared, release),
+        name=_name(prepared, release),
+        architecture=plan.architecture.name,
+        parameters=plan.parameters,
+        version=__version__,
+        kept="and keeps every bit of them" if _is_exact(prepared) else f"as {plan.dtype}",
+        known=_known(release),
+        rows=_rows(prepared),
+        usage=_usage(prepared),
+        source=_source(prepared, release),
+        scores=_scores(release),
+        activation=_activation(prepared),
+        dropped=_dropped(prepared),
+        notes=_section("What the converter noted", [f"- {note}" for note in plan.notes]),
+        proof=f"{proof}\n\n" if proof else "",
+        checked="tensors, outputs and gradients" if mapping.reference else "all tensors",
+        papers=_papers(prepared, release),
+    )
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join(["", f"## {title}", "", *lines, ""]) if lines else ""
 
 
 def _front_matter(prepared: Prepared, release: Release | None) -> str:
@@ -55,33 +115,25 @@ def _front_matter(prepared: Prepared, release: Release | None) -> str:
         "base_model": release.hub if release and release.hub else None,
     }
     # Every JSON value is a YAML value.
-    lines = [f"{key}: {msgspec.json.encode(v).decode()}" for key, v in matter.items() if v]
-    return "\n".join(["---", *lines, "---"])
+    return "\n".join(f"{key}: {msgspec.json.encode(v).decode()}" for key, v in matter.items() if v)
 
 
 def _name(prepared: Prepared, release: Release | None) -> str:
     if release:
         return release.name
-    config = prepared.plan.config
-    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
-    known = layers is not None and hidden is not None  # another mapping may call them otherwise
-    return f"BERT, {layers} layers of {hidden}" if known else prepared.plan.architecture.name
+    sizes, roles = prepared.plan.sizes, prepared.mapping.roles
+    title = prepared.mapping.title or prepared.plan.architecture.name
+    if roles.layers in sizes and roles.hidden in sizes:
+        return f"{title}, {sizes[roles.layers]} layers of {sizes[roles.hidden]}"
+    return title
 
 
-def _title(prepared: Prepared, release: Release | None) -> str:
-    plan = prepared.plan
-    kept = "and keeps every bit of them" if _is_exact(prepared) else f"as {plan.dtype}"
-    known = (
-        f" Its sizes and variables are those of {release.name}, as Google published it; whether"
-        " its weights are, the checksum of the index below can tell."
-        if release
-        else ""
-    )
+def _known(release: Release | None) -> str:
+    if release is None:
+        return ""
     return (
-        f"# {_name(prepared, release)}\n\n"
-        f"A `{plan.architecture.name}` with {plan.parameters:,} parameters, converted from a"
-        f" TensorFlow 1 checkpoint by bertconvert {__version__}, which reads the weights without"
-        f" TensorFlow {kept}.{known}"
+        f" Its sizes and variables are those of the published {release.name}. The sha256 of the"
+        " index below can tell whether its weights are, too."
     )
 
 
@@ -90,72 +142,77 @@ def _is_exact(prepared: Prepared) -> bool:
     return all(variables[e.variable].tf_dtype == e.dtype for e in prepared.plan.entries)
 
 
-def _architecture(prepared: Prepared) -> str:
-    config = prepared.plan.config
-    lower = {True: "yes", False: "no", None: "unknown: the checkpoint came without a vocabulary"}
-    rows = {
-        "layers": config.get("num_hidden_layers"),
-        "hidden size": config.get("hidden_size"),
-        "attention heads": config.get("num_attention_heads"),
-        "intermediate size": config.get("intermediate_size"),
-        "vocabulary": config.get("vocab_size"),
-        "positions": config.get("max_position_embeddings"),
-        "activation": config.get("hidden_act"),
-        "labels": config.get("num_labels"),
-        "parameters": prepared.plan.parameters,
-        "dtype": prepared.plan.dtype,
-        "parts": ", ".join(prepared.plan.groups),
-        "lower-cased text": lower[prepared.do_lower_case],
+def _rows(prepared: Prepared) -> str:
+    plan, mapping = prepared.plan, prepared.mapping
+    titles = {getattr(mapping.roles, role): title for role, title in _ROLES.items()}
+    rows: dict[str, object] = {
+        titles.get(symbol, mapping.size_key(symbol).replace("_", " ")): plan.sizes[symbol]
+        for symbol in mapping.sizes
+        if symbol in plan.sizes
     }
-    lines = [
+    if plan.activation[1]:
+        rows["activation"] = plan.activation[1]
+    rows |= {
+        "parameters": plan.parameters,
+        "dtype": plan.dtype,
+        "parts": ", ".join(plan.groups),
+    }
+    if mapping.tokenizer:
+        lower = {
+            True: "yes",
+            False: "no",
+            None: "unknown: the checkpoint came without a vocabulary",
+        }
+        rows["lower-cased text"] = lower[prepared.do_lower_case]
+    return "\n".join(
         f"| {name} | {f'{value:,}' if isinstance(value, int) else value} |"
         for name, value in rows.items()
-        if value is not None
-    ]
-    return "\n".join(["## Architecture", "", "| | |", "|---|---|", *lines])
+    )
 
 
 def _usage(prepared: Prepared) -> str:
-    plan = prepared.plan
-    auto = _AUTO_CLASS.get(plan.architecture.name, "AutoModel")
-    tokenizer = prepared.vocabulary is not None
-    bare = "pooler" not in plan.groups and auto == "AutoModel"
-    call = "folder, add_pooling_layer=False" if bare else "folder"
-    lines = [
-        f"from transformers import {auto}{', AutoTokenizer' if tokenizer else ''}",
-        "",
-        'folder = "."  # or the name of this model on the Hub',
-        f"model = {auto}.from_pretrained({call})",
+    plan, tokenizer = prepared.plan, prepared.vocabulary is not None
+    auto = plan.architecture.auto
+    if not auto:
+        return f"Load it with the class `{plan.architecture.name}`."
+    missing = [
+        argument
+        for group, argument in plan.architecture.without.items()
+        if group not in plan.groups
     ]
-    if tokenizer:
-        lines += [
-            "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            'outputs = model(**tokenizer("Hello, world.", return_tensors="pt"))',
-        ]
-    also = "" if auto == "AutoModel" else " `AutoModel` gives the encoder alone."
-    if bare:
-        also = " Without that argument, transformers would make up a pooler that the model lacks."
-    return "\n".join(["## How to load it", "", "```python", *lines, "```"]) + (
-        f"\n\nAny other head of transformers can be put on it and fine-tuned.{also}"
+    also = "" if auto == "AutoModel" else " `AutoModel` loads it without a head."
+    if missing:
+        also = f" Without {' and '.join(missing)}, transformers adds randomly initialized weights."
+    return _USAGE.format(
+        imports=f"{auto}{', AutoTokenizer' if tokenizer else ''}",
+        auto=auto,
+        arguments=", ".join(["folder", *missing]),
+        tokenizer=_TOKENIZER if tokenizer else "",
+        also=also,
     )
 
 
 def _source(prepared: Prepared, release: Release | None) -> str:
-    lines = [
-        f"| {file.role} | `{_cell(file.name)}` | {file.size:,} | `{file.sha256}` |"
-        for file in prepared.sources
-    ]
-    text = ["## Where it came from", ""]
-    if release and release.url:
-        text += [f"Google's release of these sizes: {release.url}", ""]
-    text += ["| file | name | bytes | sha256 |", "|---|---|---|---|", *lines, ""]
-    text.append(
-        "License of the source: Apache-2.0, as Google's releases of BERT have it."
-        if release and release.license
-        else "License of the source: not known to the converter. Google's releases of BERT are"
-        " under Apache-2.0; what was trained from them is its owner's to say."
+    card = prepared.mapping.card
+    license_known = release is not None and release.license != ""
+    words = card.license if license_known else card.license_unknown
+    return "\n".join(
+        [
+            *(
+                [f"The release of these sizes: {release.url}", ""]
+                if release and release.url
+                else []
+            ),
+            "| file | name | bytes | sha256 |",
+            "|---|---|---|---|",
+            *(
+                f"| {file.role} | `{_cell(file.name)}` | {file.size:,} | `{file.sha256}` |"
+                for file in prepared.sources
+            ),
+            "",
+            f"License of the source: {words or 'not known to the converter.'}",
+        ]
     )
-    return "\n".join(text)
 
 
 def _cell(text: str) -> str:
@@ -163,75 +220,50 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
 
 
-def _scores(release: Release) -> str:
-    heads = " | ".join(release.scores)
-    values = " | ".join(release.scores.values())
-    return (
-        f"## Scores\n\nGLUE test scores of {release.name} as Google published them, after"
-        " fine-tuning on each task. They were not measured on this folder.\n\n"
-        f"| {heads} |\n|{'---|' * len(release.scores)}\n| {values} |"
-    )
+def _scores(release: Release | None) -> str:
+    if release is None or not release.scores:
+        return ""
+    lines = [
+        f"The published GLUE test scores of {release.name}, after fine-tuning on each task. They"
+        " were not measured on this folder.",
+        "",
+        f"| {' | '.join(release.scores)} |",
+        f"|{'---|' * len(release.scores)}",
+        f"| {' | '.join(release.scores.values())} |",
+    ]
+    return _section("Scores", lines)
 
 
 def _activation(prepared: Prepared) -> str:
+    rule = prepared.mapping.activation
+    if rule is None:
+        return ""
     source, target = prepared.plan.activation
-    if source != "gelu":
-        return f"## Activation\n\nThe checkpoint's `{source}` is `{target}` here."
-    other = "gelu" if target != "gelu" else "gelu_pytorch_tanh"
-    because = (
-        "which is what Google's modeling.py computes since 2019-02-07 (commit bee6030): GELU by"
-        " its tanh approximation."
-        if target != "gelu"
-        else "GELU by erf, as Google's modeling.py computed it before 2019-02-07 and as most ports"
-        " on the Hub have it. Since then it computes the tanh approximation."
-    )
-    return (
-        f"## Activation\n\n`hidden_act` is `{target}`, {because} With `{other}` the model is"
-        " another function: on full-size models with random weights the MLM logits moved by"
-        " 2.4e-4 (Tiny) to 4.5e-4 (Medium), a hundred times float32's rounding. Whoever wants it"
-        " converts again with"
-        f" `--activation {'erf' if other == 'gelu' else 'tanh'}`; the weights are the same."
-    )
+    text = prepared.mapping.card.activations.get(target, "")
+    line = f"The checkpoint's `{source or 'null'}` is `{target}` in config.json (`{rule.config}`)."
+    return _section("Activation", [f"{line} {text}".strip()])
 
 
 def _dropped(prepared: Prepared) -> str:
     plan = prepared.plan
     counts = Counter(drop.reason for drop in plan.dropped)
-    if not counts:
-        text = "Nothing: every variable of the checkpoint is in the model."
-    else:
-        text = "\n".join(
-            f"- {count:,} {'variable' if count == 1 else 'variables'}: {reason}"
-            for reason, count in sorted(counts.items())
-        )
-    ties = "".join(
-        f"\n\n`{tie.pt}` is not written: it is `{tie.to}`, which transformers ties to it."
-        for tie in plan.ties
-    )
-    notes = "".join(f"\n- {note}" for note in prepared.plan.notes)
-    return f"## What was left behind\n\n{text}{ties}" + (
-        f"\n\n## What the converter noted\n{notes}" if notes else ""
-    )
-
-
-def _verify(proof: str) -> str:
-    verdict = f"{proof}\n\n" if proof else ""
-    return (
-        f"## How to verify\n\n{verdict}`bertconvert verify CHECKPOINT FOLDER` proves that this"
-        " folder is the checkpoint: bit for bit, in what both compute, and in their gradients."
-        " `conversion.json` lists, for every tensor, the variable it came from,"
-        " what was done to it, and the variable's crc32c. That is TensorFlow's own, from the"
-        " checkpoint's index, and was checked when the variable was read. `bertconvert explain"
-        " CHECKPOINT` shows the same without converting, and converting the checkpoint again gives"
-        " these files again, byte for byte."
-    )
-
-
-def _papers(release: Release | None) -> str:
-    papers = [_BERT_PAPER]
-    if release and release.arxiv:
-        papers.append((release.paper, release.arxiv))
     lines = [
-        f"- {title}. [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv})" for title, arxiv in papers
-    ]
-    return "\n".join(["## Papers", "", *lines])
+        f"- {count:,} {'variable' if count == 1 else 'variables'}: {reason}"
+        for reason, count in sorted(counts.items())
+    ] or ["Nothing: every variable of the checkpoint is in the model."]
+    for tie in plan.ties:
+        lines += ["", f"`{tie.pt}` is not written: transformers ties it to `{tie.to}`."]
+    return "\n".join(lines)
+
+
+def _papers(prepared: Prepared, release: Release | None) -> str:
+    papers = [(paper.title, paper.arxiv) for paper in prepared.mapping.card.papers]
+    if release and release.paper:
+        papers.append((release.paper, release.arxiv))
+    return _section(
+        "Papers",
+        [
+            f"- {title}." + (f" [arXiv:{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "")
+            for title, arxiv in papers
+        ],
+    )

@@ -1,4 +1,4 @@
-"""Find a checkpoint and what belongs to it, open it, and plan its conversion."""
+"""Open a checkpoint, find its mapping, config and vocabulary, and plan its conversion."""
 
 import hashlib
 import os
@@ -10,12 +10,13 @@ from msgspec import Struct
 
 from .checkpoint import Checkpoint, reader
 from .errors import MappingError, PlanError
-from .mapping import MappingFile, builtin_mappings, load_mapping, read_mapping
+from .mapping import FileRule, MappingFile, builtin_mappings, load_mapping, read_mapping
 from .options import DEFAULTS, Options, make_options
 from .plan import Plan, fits, make_plan
 from .storage.files import File, Progress
 from .storage.location import Url, parse_location
-from .tokenizers.wordpiece import infer_casing, missing_special_tokens, read_vocabulary
+from .text import joined
+from .tokenizers.registry import load_tokenizer
 
 _LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
 
@@ -30,18 +31,18 @@ class SourceFile(Struct, frozen=True, omit_defaults=True):
 
 
 class Prepared(Struct, frozen=True):
-    """A conversion that is decided, and has read no tensor yet."""
+    """A conversion that is planned, before any tensor is read. A proof takes it as it is."""
 
     checkpoint: Checkpoint
     options: Options
     mapping: MappingFile
     mapping_sha256: str
     plan: Plan
-    config: dict[str, object] | None  # of the source
-    vocabulary: tuple[str, ...] | None
-    do_lower_case: bool | None
-    sources: list[SourceFile]
-    notes: list[str]
+    config: dict[str, object] | None  # of the original code; None if there is no file
+    vocabulary: tuple[str, ...] | None  # tokens by index; None if there is no tokenizer
+    do_lower_case: bool | None  # None if there is no tokenizer
+    sources: list[SourceFile]  # the index, the config and the vocabulary
+    notes: list[str]  # facts that a person should know
 
 
 def open_checkpoint(
@@ -87,126 +88,166 @@ def prepare(
     progress: Progress | None = None,
     **changes: Any,
 ) -> Prepared:
-    """Find a checkpoint and what belongs to it, and plan its conversion; reads no tensor.
+    """Open a checkpoint and plan its conversion; no tensor is read.
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
         options: the caller's decisions.
-        progress: told of the bytes that are fetched, or unpacked from an archive.
+        progress: told of the bytes that are downloaded, or unpacked from an archive.
+        **changes: single options by name, which replace those of `options`.
 
     Raises:
         CheckpointError: the checkpoint can't be found or opened.
-        MappingError: no mapping fits, or it is wrong.
+        MappingError: no mapping fits, several do, or it is wrong.
         PlanError: with every reason why the parts do not fit together.
+        TypeError, ValueError: there is no such option, or its value is wrong.
     """
     options = make_options(changes, options)
     checkpoint = open_checkpoint(path, progress=progress)
+    mapping, digest = choose_mapping(checkpoint, options.mapping)
     notes = [checkpoint.note] if checkpoint.note else []
     sources = [source_file("index", checkpoint.index)]
 
     config: dict[str, object] | None = None
-    file = given_or_beside(options.config, checkpoint, "bert_config.json", r".*config.*\.json")
+    config_name = "the config"
+    file = _given_or_found(options.config, checkpoint, mapping.files.config)
     if file is not None:
-        config = read_config(file)
+        config, config_name = read_config(file), base_name(file)
         sources.append(source_file("config", file))
 
     vocabulary = do_lower_case = None
-    file = given_or_beside(options.vocab, checkpoint, "vocab.txt", r".*vocab.*\.txt")
-    if file is not None:
-        vocabulary = read_vocabulary(text_of(file), file.name)
+    vocabulary_name = "the vocabulary"
+    if not mapping.tokenizer:
+        if options.vocab is not None:
+            raise PlanError(f"--vocab {options.vocab}: the mapping {mapping.name} has no tokenizer")
+        notes.append(f"the mapping {mapping.name} has no tokenizer, so the folder has none")
+    elif file := _given_or_found(options.vocab, checkpoint, mapping.files.vocabulary):
+        tokenizer = load_tokenizer(mapping.tokenizer)
+        vocabulary, vocabulary_name = (
+            tokenizer.read_vocabulary(text_of(file), file.name),
+            base_name(file),
+        )
         sources.append(source_file("vocabulary", file))
-        casing = infer_casing(vocabulary, str(parse_location(checkpoint.name).absolute()))
-        do_lower_case = casing.do_lower_case
         if options.lower_case is None:
+            place = parse_location(checkpoint.name).absolute()
+            casing = tokenizer.infer_casing(vocabulary, str(place))
+            do_lower_case = casing.do_lower_case
             notes.append(f"lower-case: {'yes' if do_lower_case else 'no'}: {casing.reason}")
         else:
             do_lower_case = options.lower_case
-        if missing := missing_special_tokens(vocabulary):
+        if missing := tokenizer.missing_special_tokens(vocabulary):
             notes.append(f"the vocabulary lacks {', '.join(missing)}")
     else:
-        notes.append("no vocab.txt: the folder has no tokenizer (--vocab names one)")
+        rule = mapping.files.vocabulary
+        name = rule.name if rule else "vocabulary"
+        notes.append(f"no {name}: the folder has no tokenizer (--vocab names the file)")
 
-    mapping, digest = choose_mapping(checkpoint, options.mapping)
-    size = None if vocabulary is None else len(vocabulary)
-    plan = make_plan(checkpoint.variables, mapping, config, size, options)
-    return Prepared(
-        checkpoint,
-        options,
+    plan = make_plan(
+        checkpoint.variables,
         mapping,
-        digest,
-        plan,
         config,
-        vocabulary,
-        do_lower_case,
-        sources,
-        [*plan.notes, *notes],
+        None if vocabulary is None else len(vocabulary),
+        options,
+        config_name=config_name,
+        vocabulary_name=vocabulary_name,
+    )
+    return Prepared(
+        checkpoint=checkpoint,
+        options=options,
+        mapping=mapping,
+        mapping_sha256=digest,
+        plan=plan,
+        config=config,
+        vocabulary=vocabulary,
+        do_lower_case=do_lower_case,
+        sources=sources,
+        notes=[*plan.notes, *notes],
     )
 
 
-def given_or_beside(
-    given: Path | None, checkpoint: Checkpoint, name: str, pattern: str
+def _given_or_found(
+    given: Path | None, checkpoint: Checkpoint, rule: FileRule | None
 ) -> File | None:
-    """The file that the caller named, else the checkpoint's companion.
+    """The file that the caller names, else the one next to the checkpoint.
 
     Raises:
         CheckpointError: it can't be opened, or several fit.
     """
     if given is not None:
         return parse_location(given).open()
-    return checkpoint.companion(name, pattern)
+    return None if rule is None else checkpoint.companion(rule.name, rule.pattern)
 
 
 def text_of(file: File) -> bytes:
-    """What a config or a vocabulary holds.
+    """The content of a config or a vocabulary file.
 
     Raises:
         PlanError: it is too large to be one.
         CheckpointError: it can't be read.
     """
     if file.size > _LARGEST_TEXT:
-        raise PlanError(f"{file.name} has {file.size:,} bytes, which is no config or vocabulary")
+        raise PlanError(
+            f"{file.name} is too large for a config or a vocabulary: {file.size:,} bytes"
+        )
     return file.read(0, file.size)
 
 
 def read_config(file: File) -> dict[str, object]:
-    """What bert_config.json says.
+    """The keys of the original code's config file.
 
     Raises:
-        PlanError: it is no JSON object.
+        PlanError: it is not a JSON object.
     """
     try:
         return msgspec.json.decode(text_of(file), type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(f"{file.name} is no bert_config.json: {error}") from error
+        raise PlanError(f"{file.name} is not a model's config: {error}") from error
 
 
 def source_file(role: str, file: File) -> SourceFile:
-    """What provenance says of a file that is read: name, size, and the sha256 of a small one."""
-    small = file.size <= _LARGEST_TEXT  # what lists the variables of a V1 file holds the data, too
+    """The record of a file for conversion.json: name, size, and the sha256 of a small file."""
+    small = file.size <= _LARGEST_TEXT  # the index of a V1 checkpoint has the data, too
     digest = hashlib.sha256(file.read(0, file.size)).hexdigest() if small else ""
     return SourceFile(role, base_name(file), file.size, digest)
 
 
 def base_name(file: File) -> str:
-    """A file's own name, as text: what it holds that is not UTF-8 is escaped."""
+    """The name of a file without its folder, as text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(os.path.basename(file.name)).decode("utf-8", "backslashreplace")
 
 
 def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFile, str]:
-    """The mapping that was named, else the one that knows the checkpoint; and its sha256.
+    """The mapping that the caller names, else the one that fits the checkpoint; and its sha256.
+
+    Of several that fit, the one that is detected by the most variables is taken.
 
     Raises:
-        MappingError: none knows the checkpoint, or the one that was named is wrong.
+        MappingError: none fits, several fit equally well, or the named one is wrong.
     """
     known = builtin_mappings()
-    paths = [*known.values()] if given is None else [known.get(given, Path(given).expanduser())]
-    for path in paths:
-        mapping, digest = read_mapping(path)
-        if given is not None or fits(checkpoint.variables, mapping):
-            return mapping, digest
-    detects = ", ".join(f"{load_mapping(path).detects[0]} ({path.stem})" for path in paths)
-    some = ", ".join(list(checkpoint)[:5])
-    raise MappingError(
-        f"no mapping knows {checkpoint.name}. It has {len(checkpoint):,} variables, such as {some};"
-        f" a mapping is known by {detects}. --mapping takes one of your own."
-    )
+    if given is not None:
+        path = known.get(given, Path(given).expanduser())
+        if given not in known and "." not in given and not path.exists():
+            raise MappingError(
+                f"--mapping {given}: there is no such file, and the built-in mappings are"
+                f" {joined([*known])}"
+            )
+        return read_mapping(path)
+    every = [read_mapping(path) for path in known.values()]
+    fitting = [found for found in every if fits(checkpoint.variables, found[0])]
+    if not fitting:
+        some = ", ".join(list(checkpoint)[:5])
+        detects = joined([f"{joined(m.detects)} ({m.name})" for m, _ in every])
+        raise MappingError(
+            f"no mapping fits {checkpoint.name}. It has {len(checkpoint):,} variables, such as"
+            f" {some}; the mappings look for {detects}. --mapping takes a file with your own rules"
+        )
+    most = max(len(mapping.detects) for mapping, _ in fitting)
+    best = [found for found in fitting if len(found[0].detects) == most]
+    if len(best) > 1:
+        names = [mapping.name for mapping, _ in best]
+        raise MappingError(
+            f"the mappings {joined(names)} fit {checkpoint.name} equally well. Choose one with"
+            f" --mapping, such as --mapping {names[0]}"
+        )
+    return best[0]

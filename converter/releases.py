@@ -14,14 +14,14 @@ class _Named(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Release(Struct, frozen=True, forbid_unknown_fields=True):
-    """A model that somebody published, or a family of them."""
+    """A published model, or several of one kind."""
 
     name: str
     sizes: dict[str, list[int]]  # by the mapping's symbols
     cased: bool
     language: str
     license: str = ""
-    common: bool = False  # many models have these sizes, so that no license follows from them
+    common: bool = False  # many models have these sizes, so the license does not follow from them
     url: str = ""
     hub: str = ""  # the same weights on the Hub
     paper: str = ""
@@ -31,29 +31,33 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Releases(Struct, forbid_unknown_fields=True):
+    head: str  # that a release has, in the mapping's words
     release: list[Release]
 
 
 def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
-    """The release of these sizes, if the checkpoint holds what a release holds and nothing else.
+    """The release of these sizes, if the checkpoint has all parts of a release and no others.
 
-    It is known by sizes, groups and casing, not by its weights: a card has to say so.
+    It is recognized by sizes, head and casing, not by its weights, so a card has to say so.
 
     Args:
-        plan: of the conversion.
-        do_lower_case: of the vocabulary; None where there is none.
+        plan: the conversion's plan.
+        do_lower_case: whether the vocabulary is lower-cased; None if there is none.
     """
     path = FOLDER / "releases" / f"{plan.mapping}.toml"
-    if plan.dropped or plan.scope or not path.exists() or plan.architecture.head != "pretraining":
+    if plan.dropped or plan.scope or not path.exists():
         return None
-    for release in msgspec.toml.decode(path.read_bytes(), type=_Releases).release:
+    known = msgspec.toml.decode(path.read_bytes(), type=_Releases)
+    if plan.architecture.head != known.head:
+        return None
+    for release in known.release:
         fits = all(plan.sizes.get(symbol) in sizes for symbol, sizes in release.sizes.items())
         if not fits or do_lower_case is release.cased:
             continue
         name, scores, common = release.name, release.scores, release.common
-        for known, named in release.named.items():
+        for title, named in release.named.items():
             if named.sizes.items() <= plan.sizes.items():
-                name, scores, common = known, named.scores, named.common
+                name, scores, common = title, named.scores, named.common
         try:
             return msgspec.structs.replace(
                 release,

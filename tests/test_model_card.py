@@ -7,6 +7,7 @@ import pytest
 
 import bertconvert
 from bertconvert import Options, prepare
+from bertconvert.converter.mapping import Architecture, Card, Paper
 from bertconvert.converter.model_card import model_card
 from bertconvert.converter.prepare import Prepared
 
@@ -18,7 +19,7 @@ SECTIONS = [
     "How to load it",
     "Where it came from",
     "Activation",
-    "What was left behind",
+    "What was skipped",
     "What the converter noted",
     "How to verify",
     "Papers",
@@ -236,7 +237,7 @@ class TestARelease:
         assert "Scores" not in sections(card)
         compact = hidden < 768  # of the other sizes there are models by others, too
         assert front_matter(card)["license"] == ("apache-2.0" if compact else "unknown")
-        assert "Google published it" in card
+        assert "published BERT" in card
 
     def test_of_the_compact_family_says_where_it_lies(self, pretraining: Prepared) -> None:
         card = model_card(released(pretraining, 8, 512))
@@ -273,7 +274,7 @@ class TestARelease:
             card = model_card(prepared)
             matter = front_matter(card)
             assert "Scores" not in sections(card), what
-            assert "as Google published it" not in card, what
+            assert "published BERT" not in card, what
             assert matter["license"] == "unknown", what
             assert not {"base_model", "language"} & matter.keys(), what
 
@@ -284,21 +285,21 @@ class TestTheRest:
             sections(model_card(prepare(fixtures / "squad", Options(activation=a))))
             for a in ("auto", "erf")
         )
-        assert tanh["Activation"].startswith("\n`hidden_act` is `gelu_pytorch_tanh`")
+        assert "`gelu_pytorch_tanh` in config.json (`hidden_act`)" in tanh["Activation"]
         assert "--activation erf" in tanh["Activation"]
-        assert erf["Activation"].startswith("\n`hidden_act` is `gelu`")
+        assert "`gelu` is `gelu` in config.json" in erf["Activation"]
         assert "--activation tanh" in erf["Activation"]
 
     def test_counts_what_was_left_behind_by_its_reason(self, fixtures: Path) -> None:
-        left = sections(model_card(prepare(fixtures / "pretraining-adam")))["What was left behind"]
+        left = sections(model_card(prepare(fixtures / "pretraining-adam")))["What was skipped"]
         assert "- 92 variables: optimizer slot\n- 1 variable: training step\n" in left
 
     def test_says_so_where_nothing_was_left_behind(self, fixtures: Path) -> None:
-        left = sections(model_card(prepare(fixtures / "squad")))["What was left behind"]
+        left = sections(model_card(prepare(fixtures / "squad")))["What was skipped"]
         assert left.strip() == "Nothing: every variable of the checkpoint is in the model."
 
     def test_says_which_tensors_are_tied(self, pretraining: Prepared) -> None:
-        left = sections(model_card(pretraining))["What was left behind"]
+        left = sections(model_card(pretraining))["What was skipped"]
         assert "`cls.predictions.decoder.weight` is not written" in left
         assert "`cls.predictions.decoder.bias` is not written" in left
 
@@ -316,5 +317,36 @@ class TestTheRest:
         self, pretraining: Prepared
     ) -> None:
         plan = msgspec.structs.replace(pretraining.plan, config={"n_layers": 2}, sizes={"N": 2})
-        card = model_card(msgspec.structs.replace(pretraining, plan=plan))
+        rules = msgspec.structs.replace(pretraining.mapping, sizes={"N": "n_layers"}, title="")
+        card = model_card(msgspec.structs.replace(pretraining, plan=plan, mapping=rules))
         assert "\n# BertForPreTraining\n" in card
+        assert "| n layers | 2 |" in card
+
+    def test_takes_its_words_from_the_mapping(self, pretraining: Prepared) -> None:
+        rules = msgspec.structs.replace(
+            pretraining.mapping,
+            name="memo",
+            title="Memo",
+            model_type="memo",
+            reference="",
+            card=Card(papers=[Paper("Memories (Doe; 2019)")], license_unknown="ask us."),
+            architecture=[],
+        )
+        plan = msgspec.structs.replace(
+            pretraining.plan,
+            mapping="memo",
+            architecture=Architecture(name="MemoModel", groups=[]),
+            ties=[],
+        )
+        card = model_card(msgspec.structs.replace(pretraining, plan=plan, mapping=rules))
+        assert "\n# Memo, 2 layers of 32\n" in card
+        assert "\nLicense of the source: ask us.\n" in card
+        assert card.endswith("## Papers\n\n- Memories (Doe; 2019).\n")
+        assert "class `MemoModel`" in sections(card)["How to load it"]
+        for word in ("Google", "Devlin", "Apache", "MLM", "AutoModel", "gradients", "# BERT"):
+            assert word not in card
+
+    def test_lacks_what_the_mapping_does_not_say(self, pretraining: Prepared) -> None:
+        rules = msgspec.structs.replace(pretraining.mapping, card=Card(), activation=None)
+        card = model_card(msgspec.structs.replace(pretraining, mapping=rules))
+        assert not {"Papers", "Activation"} & sections(card).keys()

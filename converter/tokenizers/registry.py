@@ -1,0 +1,41 @@
+"""The one way to a kind of tokenizer: a mapping names its module here by `tokenizer`."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+
+class Casing(Protocol):
+    """Whether text is lower-cased, and the sentence that says why."""
+
+    @property
+    def do_lower_case(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Tokenizer(Protocol):
+    """A module of this folder. Next to it, `NAME_reference` has the original tokenizer."""
+
+    @staticmethod
+    def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
+        """The tokens of a vocabulary file by index. `source` names the file in a PlanError."""
+
+    @staticmethod
+    def infer_casing(tokens: Sequence[str], name: str) -> Casing:
+        """Whether a model with this vocabulary lower-cases text; `name` is the model's path."""
+
+    @staticmethod
+    def missing_special_tokens(tokens: Sequence[str]) -> list[str]:
+        """The special tokens that the vocabulary should have and lacks."""
+
+    @staticmethod
+    def tokenizer_files(
+        tokens: Sequence[str], *, do_lower_case: bool, model_max_length: int
+    ) -> dict[str, bytes]:
+        """The tokenizer's files in a model folder: name -> content."""
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The module of a mapping's `tokenizer`, which `load_mapping` has checked."""
+    return cast(Tokenizer, import_module(f".{name}", __package__))
