@@ -434,7 +434,8 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
     yield from (f"architecture: the head {head!r} is used twice" for head in _repeated(heads))
     for a, architecture in enumerate(mapping.architecture):
         place = f"architecture[{a}] ({architecture.name})"
-        unknown = {*architecture.groups, *architecture.optional} - set(names)
+        used = {*architecture.groups, *architecture.optional, *architecture.without}
+        unknown = used - set(names)
         yield from (f"{place}: unknown group {name!r}" for name in sorted(unknown))
         missing = required - set(architecture.groups)
         yield from (f"{place}: lacks the required group {name!r}" for name in sorted(missing))
