@@ -526,7 +526,7 @@ class TestTheDocumentation:
         odd = "memo/layer_2/dens/kernel"
         variables[odd] = Variable(odd, "float32", (128, 256), 0)
         with pytest.raises(PlanError) as caught:
-            make_plan(variables, mapping, {"hidden_size": 768})
+            make_plan(variables, mapping, {"hidden_size": 768}, config_name="memo_config.json")
         said = str(caught.value).splitlines()
         assert "".join(f"    {line}\n" for line in said) in PAGE.read_text()
 
@@ -551,6 +551,11 @@ def _tables(mapping: MappingFile) -> list[Struct]:
         mapping.tie[0],
         mapping.activation,
         mapping.sizes["A"],
+        mapping.files,
+        mapping.files.config,
+        mapping.roles,
+        mapping.card,
+        mapping.card.papers[0],
     ]
 
 
