@@ -86,6 +86,7 @@ def write(any_plan: Plan, tmp_path: Path) -> Write:
             Entry(
                 tensor=name,
                 variable=name,
+                name=name,
                 op=op,
                 group="",
                 shape=array.shape[::-1] if op == "transpose" else array.shape,

@@ -29,7 +29,21 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_HEADS = ("pooler", "mlm", "nsp", "classifier", "token", "squad")
+_DENSE = ("kernel", "bias")
+_LAYER_NORM = ("beta", "gamma")
+# In the order of the forward pass.
+_HEADS = {
+    "pooler": [f"bert/pooler/dense/{v}" for v in _DENSE],
+    "mlm": [
+        *(f"cls/predictions/transform/dense/{v}" for v in _DENSE),
+        *(f"cls/predictions/transform/LayerNorm/{v}" for v in _LAYER_NORM),
+        "cls/predictions/output_bias",
+    ],
+    "nsp": ["cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"],
+    "classifier": ["output_weights", "output_bias"],
+    "token": ["output_weights", "output_bias"],
+    "squad": ["cls/squad/output_weights", "cls/squad/output_bias"],
+}
 _WORDS = "bert/embeddings/word_embeddings"
 _MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
 
@@ -96,6 +110,19 @@ def settings(architecture: Architecture) -> Settings:
         groups=tuple(group for group in _HEADS if group in groups),
         activation=names.get(architecture.activation, architecture.activation),
     )
+
+
+def names(settings: Settings) -> list[str]:
+    found = [f"bert/embeddings/{table}_embeddings" for table in ("word", "token_type", "position")]
+    found += [f"bert/embeddings/LayerNorm/{v}" for v in _LAYER_NORM]
+    for layer in range(settings.layers):
+        scope = f"bert/encoder/layer_{layer}"
+        parts = [f"attention/self/{part}" for part in ("query", "key", "value")]
+        parts += ["attention/output/dense", "intermediate/dense", "output/dense"]
+        found += [f"{scope}/{part}/{v}" for part in parts for v in _DENSE]
+        norms = ("attention/output", "output")
+        found += [f"{scope}/{part}/LayerNorm/{v}" for part in norms for v in _LAYER_NORM]
+    return found + [name for group in settings.groups for name in _HEADS[group]]
 
 
 def without_training(settings: Settings, token_id: int) -> Settings:

@@ -61,6 +61,10 @@ class Reference(Protocol):
         """The settings of a model; every mistake that `mistakes` tries is a change to them."""
 
     @staticmethod
+    def names(settings: Any) -> list[str]:
+        """The original names of the variables that `forward` needs."""
+
+    @staticmethod
     def without_training(settings: Any, token_id: int) -> Any:
         """The settings with a token whose embedding gets no gradient by looking it up."""
 

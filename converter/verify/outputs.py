@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from ..errors import VerificationError
 from ..models.backend import tensorflow
 from ..models.reference import Architecture, Reference, Samples
 from ..plan import Plan
@@ -78,6 +79,13 @@ def open_sides(
         )
     )
     names = {entry.name: entry.variable for entry in plan.entries}
+    missing = [name for name in reference.names(settings) if name not in names]
+    if missing:
+        raise VerificationError(
+            f"the reference {prepared.mapping.reference} needs the variables"
+            f" {joined(missing, _MOST_SHOWN)}, which the mapping {prepared.mapping.name} does not"
+            " name. Remove `reference` from the mapping to prove level weights only"
+        )
     variables = read_variables(prepared.checkpoint, names)
     for match in matches:
         if match.cast:
