@@ -1,8 +1,8 @@
-"""Every way in which bertconvert says no: what happened, where, and what to do."""
+"""The errors that bertconvert raises. Each says what happened, where, and what to do."""
 
 
 class BertconvertError(Exception):
-    """Base of all errors that a user can mend; its text is shown as it is."""
+    """Base of all errors that a user can fix. The command line shows their text as it is."""
 
 
 class CheckpointError(BertconvertError):
@@ -16,7 +16,7 @@ class MappingError(BertconvertError):
 class PlanError(BertconvertError):
     """Checkpoint, mapping, config and vocabulary do not fit together.
 
-    `reasons` holds every one of them, the text all together.
+    `reasons` has every reason; the error's text has one after the other.
     """
 
     def __init__(self, *reasons: str) -> None:

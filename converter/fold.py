@@ -1,4 +1,4 @@
-"""Rows of names that differ in a number alone -> one row: `layer_{0..11}`."""
+"""Rows of names that differ only in a number -> one row: `layer_{0..11}`."""
 
 import re
 from collections.abc import Iterable
@@ -12,13 +12,14 @@ Rest = TypeVar("Rest")
 def fold(
     rows: Iterable[tuple[tuple[str, ...], Rest]],
 ) -> list[tuple[tuple[str, ...], Rest, int]]:
-    """Fold rows whose names differ only in their first number, and that agree in all the rest.
+    """Fold rows whose names differ only in their first number and whose rest is equal.
 
     Args:
-        rows: names, which all have the same first number, and what else the row says (hashable).
+        rows: the names of a row, and the rest of it (hashable). Rows are folded only if all names
+            of a row have the same first number.
 
     Returns:
-        Names, the rest, and how many rows it stands for; in the order of the first of them.
+        Names, the rest, and the number of rows that were folded; in the order of the first rows.
     """
     groups: dict[tuple[object, Rest], list[tuple[int, tuple[str, ...]]]] = {}
     for names, rest in rows:

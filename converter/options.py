@@ -1,4 +1,4 @@
-"""What a caller may decide about a conversion: one flat set, the same everywhere."""
+"""The options of a conversion: one flat set for the API, the command line and a batch list."""
 
 import os
 from pathlib import Path
@@ -11,28 +11,34 @@ from .choices import Activation, DType, Format
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The options of a conversion. What is None is found next to the checkpoint, or inferred."""
+    """The options of a conversion. An option that is None is found or inferred.
+
+    Functions that take options take each of them as a keyword, too: `convert(path, out,
+    head="token")`.
+    """
 
     mapping: str | None = None
     """A built-in mapping's name, or the path of a mapping file."""
     config: Path | None = None
-    """The config of the original code, such as bert_config.json."""
+    """The original code's config file. By default, the one next to the checkpoint."""
     vocab: Path | None = None
-    """The vocabulary file."""
+    """The vocabulary file. By default, the one next to the checkpoint."""
     head: str | None = None
-    """Which head to keep, by the mapping's word for it or by the class; `none` for no head."""
+    """The head to keep: the mapping's word for it, or the class; `none` for no head. By default,
+    the class that fits the checkpoint's variables."""
     scope: str | None = None
-    """Which model to take from a checkpoint that holds several; "" is the root."""
+    """The scope of the model, for a checkpoint with several models; "" is the root."""
     num_heads: int | None = None
-    """The number of attention heads, where no config tells it."""
+    """The number of attention heads, if neither the variables nor a config tell it."""
     activation: Activation = "auto"
-    """Which form of an activation to write where the mapping offers several."""
+    """Which form of the activation to write, if the mapping offers several: `tanh` or `erf` for
+    GELU. `auto` takes the form that the original code computes."""
     dtype: DType = "keep"
-    """The dtype of the tensors; `keep` leaves each as it is."""
+    """The dtype of the tensors; `keep` leaves each tensor as it is."""
     lower_case: bool | None = None
-    """Whether the tokenizer lower-cases text."""
+    """Whether the tokenizer lower-cases text. By default, inferred from the vocabulary."""
     formats: tuple[Format, ...] = ("safetensors",)
-    """The weights files to write."""
+    """The weights files to write: `safetensors`, `bin` or both."""
 
 
 DEFAULTS = Options()
@@ -41,15 +47,15 @@ _PATHS = ("config", "vocab")
 
 
 def make_options(values: dict[str, Any], base: Options = DEFAULTS) -> Options:
-    """Check keyword arguments and put them over other options.
+    """Check options that are given by keyword, and let them replace others.
 
     Args:
-        values: option name -> value; None leaves the base's value.
-        base: the options that `values` change.
+        values: option name -> value. None keeps the value of `base`.
+        base: the options to change.
 
     Raises:
-        TypeError: there is no option of a name.
-        ValueError: a value is not one that the option takes.
+        TypeError: there is no option of this name.
+        ValueError: the option does not take this value.
     """
     unknown = sorted(values.keys() - set(Options.__struct_fields__))
     if unknown:

@@ -1,7 +1,7 @@
 """A Plan -> the tensors of a model, as a safetensors file or a torch file.
 
-Every tensor is read once, checked, transformed on its way and written to its place; no more than a
-few tensors are in memory at a time, whatever the checkpoint's size.
+Every tensor is read once, checked, transformed and written. Only a few tensors are in memory at a
+time, however large the checkpoint is.
 """
 
 import os
@@ -29,7 +29,7 @@ Buffer = memoryview | bytes
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _THREADS = 2  # one reads and transforms while the other writes; a third gains nothing
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
-# For a larger write the kernel looks for larger pages, which takes it up to four times as long.
+# A larger write makes the kernel search for larger pages, which takes up to four times as long.
 _WRITE_BYTES = 1 << 17
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
@@ -43,10 +43,10 @@ def write_safetensors(
     """Write the tensors of a plan, as https://huggingface.co/docs/safetensors describes the file.
 
     Args:
-        checkpoint: where the variables are.
-        plan: which become what.
+        checkpoint: has the variables.
+        plan: says which variable becomes which tensor.
         path: the file, which must not exist.
-        progress: told, now and then, the bytes that are written and how many there will be.
+        progress: told of the bytes that are written, and of their total.
 
     Raises:
         CheckpointError: a variable can't be read, or is damaged.
@@ -55,19 +55,19 @@ def write_safetensors(
     text, places = _layout(plan)
     data_start = 8 + len(text)
     end = sum(entry.nbytes for entry in plan.entries)
-    room = os.statvfs(path.parent)
-    if room.f_bavail * room.f_frsize < data_start + end:  # known before the work, not at its end
+    disk = os.statvfs(path.parent)
+    free = disk.f_bavail * disk.f_frsize
+    if free < data_start + end:  # reported before the work, not at its end
         raise OutputError(
-            f"{path.parent} has room for {room.f_bavail * room.f_frsize:,} bytes, and"
-            f" {data_start + end:,} are needed"
+            f"{path.parent} has {free:,} bytes of free space, but {data_start + end:,} are needed"
         )
     checkpoint.fetch([entry.variable for entry in plan.entries], progress)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         _write(fd, len(text).to_bytes(8, "little") + text, 0)
         done = 0
-        # The kernel lets one thread at a time write to a file, and the others burn their time
-        # waiting for it; here they sleep.
+        # The kernel lets one thread at a time write to a file, and the others spin meanwhile. With
+        # this lock they sleep.
         turn = threading.Lock()
 
         def write(data: Buffer, place: int) -> None:
@@ -94,8 +94,8 @@ def safetensors_size(plan: Plan) -> int:
 
 
 def _layout(plan: Plan) -> tuple[bytes, dict[str, int]]:
-    """The header, and the place of each tensor behind it."""
-    # The widest dtypes first keep every tensor aligned to its elements, as the format asks.
+    """The header, and the offset of each tensor after it."""
+    # Wide dtypes come first, which aligns every tensor to its elements, as the format requires.
     entries = sorted(plan.entries, key=lambda e: (-FLOATS[e.dtype], e.tensor))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     places: dict[str, int] = {}
@@ -125,16 +125,16 @@ def write_torch(safetensors: Path, path: Path) -> None:
     except ImportError as error:
         raise OutputError(
             f"--format bin needs torch, which can't be imported ({error});"
-            " `pip install bertconvert[torch]` brings it"
+            " install it with `pip install bertconvert[torch]`"
         ) from error
     try:
         torch.save(load_file(safetensors), path)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         raise OutputError(f"{path} can't be written: {error}") from error
 
 
 class _Scratch:
-    """A thread's own memory, made once and used for every tensor."""
+    """The memory of one thread, allocated once and used for every tensor."""
 
     def __init__(self) -> None:
         self._piece = np.empty(_PIECE_BYTES, np.uint8)
@@ -142,7 +142,7 @@ class _Scratch:
         self._tile = np.empty((0, 0), np.uint8)
 
     def piece(self, row_bytes: int) -> memoryview:
-        """Room for as many whole rows as make a piece or a tile, and for one at least."""
+        """Space for as many whole rows as fit a piece or a tile, and for at least one."""
         nbytes = min(max(_PIECE_BYTES // row_bytes, 1), _TILE) * row_bytes
         if nbytes > len(self._piece):
             self._piece = np.empty(nbytes, np.uint8)
@@ -181,7 +181,7 @@ def _copy(
             write(piece, place)
             place += len(piece)
         return
-    # The tensor is filled through a view that is laid out as TensorFlow has it.
+    # The tensor is filled through a view with TensorFlow's layout.
     whole = scratch.tensor(entry.nbytes)
     tensor = whole.view(dtype).reshape(entry.shape)
     view = TRANSFORMS[TRANSFORMS[entry.op].inverse].apply(tensor)
@@ -192,8 +192,8 @@ def _copy(
         rows = np.frombuffer(piece, source_dtype).reshape(-1, *variable.shape[1:])
         target = view[row : row + len(rows)]
         for column in range(0, rows.shape[-1], _TILE):
-            # Where rows lie a power of two apart, their beginnings compete for the same few lines
-            # of a cache; in a tile whose rows are a little longer they do not.
+            # If rows are a power of two apart, their starts compete for the same few cache lines.
+            # The rows of a tile are a little longer.
             part = rows[..., column : column + _TILE]
             tile = scratch.tile(dtype)[: len(part), : part.shape[-1]]
             _cast(part, tile, entry)
@@ -206,7 +206,7 @@ def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:
     if numbers.dtype == into.dtype:
         np.copyto(into, numbers)
         return
-    with np.errstate(all="ignore"):  # a NaN is invalid, and passes
+    with np.errstate(all="ignore"):  # a NaN is invalid for numpy, but is kept
         np.copyto(into, numbers, casting="unsafe")
         overflows = np.isinf(into) & np.isfinite(numbers)
     if np.any(overflows):
@@ -226,8 +226,8 @@ def _write(fd: int, data: Buffer, place: int) -> None:
 
 
 def _in_threads(work: Callable[[Entry, _Scratch], None], entries: Iterable[Entry]) -> None:
-    """Do the work on every entry, in a few threads; the first error stops all and is raised."""
-    queue = iter(entries)  # a list's iterator is safe to share
+    """Do the work for every entry, in a few threads. The first error stops all and is raised."""
+    queue = iter(entries)  # threads can share a list's iterator
     errors: list[BaseException] = []
 
     def run(ended: threading.Event) -> None:
@@ -246,13 +246,13 @@ def _in_threads(work: Callable[[Entry, _Scratch], None], entries: Iterable[Entry
     for end in ends[1:]:
         threading.Thread(target=run, args=(end,), daemon=True).start()
     run(ends[0])
-    # Whatever happens, nobody may write to a file that is closed. A join that is interrupted takes
-    # its thread for ended (before Python 3.13), so it is not asked.
+    # No thread may write to a closed file, whatever happens. Thread.join is not used: before Python
+    # 3.13, an interrupted join marks its thread as ended.
     for end in ends:
         while not end.is_set():
             try:
                 end.wait()
-            except BaseException as error:  # an interrupt, which the others heed too
+            except BaseException as error:  # an interrupt, which stops the other threads, too
                 errors.append(error)
     if errors:
         raise errors[0]

@@ -1,6 +1,6 @@
-"""What happens to a tensor on the way from TensorFlow to PyTorch; each with its inverse.
+"""The ops that turn a TensorFlow variable into a PyTorch tensor, each with its inverse.
 
-A transform gives a view: it moves no data, so writing the view is the only copy.
+An op returns a view and moves no data, so writing the view is the only copy.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Transform(Struct, frozen=True):
-    """One op of the mapping files."""
+    """An op of the mapping files."""
 
     apply: "Callable[[Array], Array]"
     inverse: str  # the op that undoes it

@@ -437,7 +437,7 @@ class TestAFullDisk:
     ) -> None:
         room = namedtuple("room", "f_bavail f_frsize")
         monkeypatch.setattr(os, "statvfs", lambda _: room(10, 1024))
-        with pytest.raises(OutputError, match=r"has room for 10,240 bytes, and 12,\d\d\d are"):
+        with pytest.raises(OutputError, match=r"10,240 bytes .* 12,\d\d\d "):
             write({"x": np.zeros(3000, np.float32)})
         assert os.listdir(tmp_path) == []
 

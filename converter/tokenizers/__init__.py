@@ -1,1 +1,1 @@
-"""Vocabulary files -> tokenizer files, one module for each kind of tokenizer."""
+"""Vocabulary files -> tokenizer files: one module for each kind of tokenizer."""

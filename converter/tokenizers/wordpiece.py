@@ -1,18 +1,18 @@
 """A vocabulary of Google's BERT -> the tokenizer files that transformers loads.
 
 The files give the tokens and ids of google-research/bert `tokenization.py` (FullTokenizer). The
-`BertNormalizer` and `BertPreTokenizer` that a tokenizer.json of BERT usually names do not: they
-delete private-use characters, know the punctuation and the marks of an old Unicode only, overlook
-256 CJK ideographs and the final form of Σ, and are used with words of 100 characters at most. So
-tokenizer.json spells Google's rules out in the general parts of tokenizers, which are as fast.
+`BertNormalizer` and `BertPreTokenizer` that BERT's tokenizer.json usually has do not: they delete
+private-use characters, know only the punctuation and the marks of an old Unicode version, miss 256
+CJK ideographs and the final form of Σ, and take words of at most 100 characters. So tokenizer.json
+spells out Google's rules with the general components of tokenizers, which are as fast.
 
-transformers reads tokenizer.json as it is written only where tokenizer_config.json names no class
-of its own for BERT: `BertTokenizer` of transformers 5 takes the vocabulary from it and builds the
-rest anew. `PreTrainedTokenizerFast` is the name for "as written" that versions 4 and 5 both know.
+transformers uses tokenizer.json as it is only if tokenizer_config.json does not name BERT's class:
+`BertTokenizer` of transformers 5 takes the vocabulary from it and builds everything else itself.
+`PreTrainedTokenizerFast` means "as it is" in both version 4 and version 5.
 
-What remains different: text that spells a special token, as "[MASK]", becomes that token, which
-users of transformers expect and Google's splits; and the few code points that the Unicode tables
-of the two sides class differently, nearly all of them younger than the older table.
+Two differences remain. Text that spells a special token, such as "[MASK]", becomes that token,
+which users of transformers expect; Google's code splits it. And the Unicode tables of the two sides
+classify a few code points differently, nearly all of them newer than the older table.
 """
 
 import re
@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from .. import layout
 from ..errors import PlanError
 
 SPECIAL_TOKENS = {
@@ -33,31 +34,31 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 
-# WordpieceTokenizer's default. tokenizers' own is 100.
+# The default of WordpieceTokenizer; that of tokenizers is 100.
 _MAX_CHARS_PER_WORD = 200
 
-# The patterns below are read by Oniguruma (tokenizers) and, with its `u` flag, by JavaScript
-# (transformers.js): so nothing that only one of them knows, and code points as themselves.
+# Both Oniguruma (tokenizers) and JavaScript with the flag `u` (transformers.js) read the patterns
+# below. So they use only what both know, and code points are written as themselves.
 
-# _clean_text deletes these. NUL, which it names too, is of category Cc.
+# The characters that _clean_text deletes. NUL, which it also names, has the category Cc.
 _DELETED = r"[^\P{Cc}\t\n\r]|\p{Cf}|" + "\ufffd"
 
-# str.lower() writes Σ as ς behind a cased letter with none to follow, looking past what ignores
-# case (Final_Sigma in Unicode's SpecialCasing.txt); the Lowercase of tokenizers does not.
+# str.lower() writes Σ as ς after a cased letter if no cased letter follows; characters that ignore
+# case do not count (Final_Sigma in Unicode's SpecialCasing.txt). Lowercase of tokenizers does not.
 _CASED = r"[^\P{Cased}\p{Case_Ignorable}]"
 _FINAL_SIGMA = rf"(?<={_CASED}\p{{Case_Ignorable}}*)Σ(?!\p{{Case_Ignorable}}*{_CASED})"
 
-# Each is a word of its own: _is_punctuation, which counts all of ASCII's signs in, and the blocks
-# of _is_chinese_char. Google's spaces the ideographs out before it takes accents away; that is the
-# same, as the compatibility ideographs decompose into ideographs.
+# Each of these characters is a word: those of _is_punctuation, which includes all ASCII signs, and
+# the blocks of _is_chinese_char. Google's code separates the ideographs before it strips accents.
+# The order makes no difference, because compatibility ideographs decompose into ideographs.
 _ALONE = (
     r"[!-/:-@\[-`{-~\p{P}"
     "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
     "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
 
-# Up to this share of a vocabulary was added by hand. Of Google's cased one 8,826 of 28,996 tokens
-# have capitals or accents, of the uncased and the Chinese none.
+# People add up to this share of a vocabulary by hand. In Google's cased vocabulary, 8,826 of 28,996
+# tokens have capitals or accents; in the uncased and the Chinese ones, none.
 _STRAY_SHARE = 0.01
 
 
@@ -69,13 +70,18 @@ class Casing(Struct, frozen=True):
 
 
 def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
-    """The tokens of a vocab.txt, each at its index: one a line, stripped.
+    """The tokens of a vocab.txt by index: one per line, stripped.
 
-    As `load_vocab` of google-research/bert reads it: lines end at "\\n" alone (some tokens of the
-    Chinese vocabulary are other line ends), and a line that strips to nothing still counts, but
-    for those at the end. A byte order mark is no part of the first token.
+    It reads like `load_vocab` of google-research/bert: only "\\n" ends a line (some tokens of the
+    Chinese vocabulary are other line ends), and an empty line counts, except at the end. A byte
+    order mark is not part of the first token.
 
-    `source` names the file in errors. Raises PlanError if it is not UTF-8 or holds no token.
+    Args:
+        data: the file's content.
+        source: the file's name, for errors.
+
+    Raises:
+        PlanError: the file is not UTF-8, or has no token.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -88,19 +94,23 @@ def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
     while tokens and not tokens[-1]:
         tokens.pop()
     if not tokens:
-        raise PlanError(f"{source}: no token in it; a BERT vocabulary has one token a line")
+        raise PlanError(f"{source} has no token; a BERT vocabulary has one token per line")
     return tuple(tokens)
 
 
 def infer_casing(tokens: Sequence[str], name: str) -> Casing:
-    """Whether a model with this vocabulary lower-cases its text; `name` is its path, or any name.
+    """Whether a model with this vocabulary lower-cases its text.
 
-    The evidence is in the tokens that lower-cased text can never spell: those that have capitals
-    or accents, for Google's lower-casing takes both (tokens in brackets, as "[CLS]" or "<S>",
-    aside). Many capitals mean a cased model, and neither capitals nor accents a lower-cased one,
-    whatever the name says; the reason tells where the two contradict each other. In between, with
-    a stray few of such tokens or with accents alone, "cased" or "uncased" in the name decides;
-    without either a few mean lower-cased and many cased.
+    The evidence is in the tokens that lower-cased text never spells: those with capitals or
+    accents, because Google's lower-casing removes both. Tokens in brackets, such as "[CLS]" or
+    "<S>", do not count. Many capitals mean a cased model, and neither capitals nor accents mean a
+    lower-cased one, whatever the name says; the reason mentions a contradiction. In between, with a
+    few such tokens or with accents alone, "cased" or "uncased" in the name decides. Without either,
+    few such tokens mean lower-cased and many mean cased.
+
+    Args:
+        tokens: the vocabulary.
+        name: the model's path, or any name.
     """
 
     def few(found: Sequence[str]) -> bool:
@@ -131,7 +141,7 @@ def infer_casing(tokens: Sequence[str], name: str) -> Casing:
 
 
 def missing_special_tokens(tokens: Sequence[str]) -> list[str]:
-    """Which of [UNK], [SEP], [PAD], [CLS], [MASK] the vocabulary lacks; a real one lacks none."""
+    """Those of [UNK], [SEP], [PAD], [CLS], [MASK] that the vocabulary lacks; normally none."""
     present = set(tokens)
     return [token for token in SPECIAL_TOKENS.values() if token not in present]
 
@@ -141,17 +151,21 @@ def tokenizer_files(
 ) -> dict[str, bytes]:
     """The tokenizer files of a model folder: name -> content, the same for the same arguments.
 
-    `tokens` is a vocabulary by index, `model_max_length` the number of the model's positions.
-    One text is encoded as [CLS] a [SEP], two as [CLS] a [SEP] b [SEP] with token types 0 and 1,
-    as run_classifier.py does.
+    One text is encoded as [CLS] a [SEP], two as [CLS] a [SEP] b [SEP] with token types 0 and 1, as
+    run_classifier.py does.
 
-    A token that stands on several lines is the last of them, as in `load_vocab`. The others become
-    "[duplicate17]", by their index, which no text spells: an id without a token would make
-    `len(tokenizer)` too small, and `resize_token_embeddings(len(tokenizer))` cut the model.
+    If a token is on several lines, the last one has its id, as in `load_vocab`. The others become
+    "[duplicate17]", with their index, which no text spells. Without them, `len(tokenizer)` would be
+    too small, and `resize_token_embeddings(len(tokenizer))` would cut the model.
 
-    A special token that the vocabulary lacks is left out, not added, for the model has no row for
-    it. Without [CLS] or [SEP] nothing is put around a text; without [UNK] an unknown word is an
-    error when it is met, as it is in `tokenization.py`.
+    A special token that the vocabulary lacks is left out, not added, because the model has no
+    embedding for it. Without [CLS] or [SEP], nothing is put around a text. Without [UNK], an
+    unknown word is an error when the tokenizer meets it, as in `tokenization.py`.
+
+    Args:
+        tokens: the vocabulary by index.
+        do_lower_case: whether text is lower-cased.
+        model_max_length: the number of the model's positions.
     """
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) < len(tokens):
@@ -166,22 +180,22 @@ def tokenizer_files(
         # Without this, transformers 5 gives a tokenizer of that class no token types.
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
         "model_max_length": model_max_length,
-        # For those who load vocab.txt with a class of their choice; tokenizer.json says it itself.
+        # For people who load vocab.txt with another class; tokenizer.json has it in its rules.
         "do_lower_case": do_lower_case,
         **special,
     }
     return {
-        "vocab.txt": ("\n".join(tokens) + "\n").encode(),
-        "tokenizer.json": _json(_tokenizer_json(ids, special.values(), do_lower_case)),
-        "tokenizer_config.json": _json(config),
-        "special_tokens_map.json": _json(special),
+        layout.VOCABULARY: ("\n".join(tokens) + "\n").encode(),
+        layout.TOKENIZER: _json(_tokenizer_json(ids, special.values(), do_lower_case)),
+        layout.TOKENIZER_CONFIG: _json(config),
+        layout.SPECIAL_TOKENS: _json(special),
     }
 
 
 def _tokenizer_json(
     ids: dict[str, int], special: Iterable[str], do_lower_case: bool
 ) -> dict[str, Any]:
-    """The whole pipeline, in the words of the tokenizers library."""
+    """The whole pipeline, as the tokenizers library describes it."""
     normalizers = [_replace(_DELETED, "")]
     if do_lower_case:
         normalizers += [
@@ -243,7 +257,7 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
 
 
 def _lower_case(text: str) -> str:
-    """What BasicTokenizer does to a word when do_lower_case is set."""
+    """A word as BasicTokenizer changes it if do_lower_case is set."""
     decomposed = unicodedata.normalize("NFD", text.lower())
     return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
 

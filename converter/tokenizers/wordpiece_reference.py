@@ -1,8 +1,8 @@
 """Text -> ids, as google-research/bert `tokenization.py` (FullTokenizer) does it.
 
-Written after it function by function, so that a folder's tokenizer can be held against Google's
-rules where Google's package is not installed. Nothing here is shared with the tokenizer.json that
-a conversion writes.
+It follows that file function by function, so that a folder's tokenizer can be checked against
+Google's rules without Google's package. It shares nothing with the tokenizer.json that a conversion
+writes.
 """
 
 import unicodedata
@@ -25,9 +25,10 @@ def encode(text: str, vocabulary: Sequence[str], do_lower_case: bool) -> list[in
     """The ids of a text's word pieces, without [CLS] and [SEP].
 
     Args:
-        text: any.
-        vocabulary: tokens by id; of one that is there twice the last counts, as in `load_vocab`.
-        do_lower_case: whether letters lose their case and their accents.
+        text: the text.
+        vocabulary: tokens by id. If a token is there twice, the last one counts, as in
+            `load_vocab`.
+        do_lower_case: whether text is lower-cased and loses its accents.
 
     Raises:
         KeyError: a word is unknown, and the vocabulary has no [UNK].
@@ -68,7 +69,7 @@ def _is_punctuation(char: str) -> bool:
 
 
 def _pieces(word: str, ids: dict[str, int]) -> list[str]:
-    """WordpieceTokenizer.tokenize: the longest piece first; empty where some part has none."""
+    """WordpieceTokenizer.tokenize: the longest piece first; [] if a part has no piece."""
     if len(word) > _MAX_CHARS_PER_WORD:
         return []
     pieces: list[str] = []

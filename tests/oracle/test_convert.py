@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForNextSentencePrediction,
@@ -20,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertModel,
 )
 from transformers import logging as transformers_logging
 
@@ -239,7 +241,7 @@ class TestLoading:
         written = load_file(folder / "model.safetensors")
         if name == "squad":  # whose pooler is AutoModel's
             written = {n: tensor for n, tensor in written.items() if n not in POOLER}
-        state = with_prefix(model)
+        state = model.state_dict()
         assert state.keys() == written.keys() | ties.keys()
         for tied, to in ties.items():
             assert state[tied].data_ptr() == state[to].data_ptr()
@@ -279,6 +281,23 @@ class TestLoading:
         expected = load(AutoModelForPreTraining, converted("pretraining"))[0].state_dict()
         assert ours.state_dict().keys() == expected.keys()
         assert all(torch.equal(t, expected[name]) for name, t in ours.state_dict().items())
+
+    @pytest.mark.parametrize("name", ["pretraining", "classifier", "encoder"])
+    def test_a_bare_model_has_the_names_that_bert_model_saves(
+        self, converted: Convert, tmp_path: Path, name: str
+    ) -> None:
+        folder = converted(name, head="none")
+        written = load_file(folder / "model.safetensors")
+        pooler = {"add_pooling_layer": name != "encoder"}
+        model = BertModel(AutoConfig.from_pretrained(folder), **pooler)
+        model.load_state_dict({n: torch.from_numpy(t) for n, t in written.items()}, strict=True)
+        model.save_pretrained(tmp_path / "saved")
+        assert load_file(tmp_path / "saved" / "model.safetensors").keys() == written.keys()
+        for auto in (AutoModel, BertModel):
+            found, info = auto.from_pretrained(folder, output_loading_info=True, **pooler)
+            assert not any(info.values())
+            state = found.state_dict()
+            assert all(np.array_equal(state[n].numpy(), written[n]) for n in written)
 
     def test_the_labels_of_a_classifier_are_counted(self, converted: Convert) -> None:
         for head, auto in (

@@ -43,7 +43,7 @@ class TestReadVocabulary:
 
     @pytest.mark.parametrize("data", [b"", b"\n\n"])
     def test_refuses_a_file_without_tokens(self, data: bytes) -> None:
-        with pytest.raises(PlanError, match=r"vocab\.txt: no token"):
+        with pytest.raises(PlanError, match=r"vocab\.txt has no token"):
             read_vocabulary(data, "vocab.txt")
 
 
