@@ -80,4 +80,4 @@ def make_options(values: dict[str, Any], base: Options = DEFAULTS) -> Options:
 def _decode(kind: type[Any], value: object) -> object:
     if kind is Path and isinstance(value, str | os.PathLike):
         return Path(value)
-    raise NotImplementedError(f"{value!r} is not a {kind.__name__}")
+    raise TypeError(f"{value!r} is not a path")  # which msgspec turns into a ValidationError
