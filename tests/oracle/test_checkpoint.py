@@ -20,6 +20,7 @@ from bertconvert import CheckpointError, open_checkpoint
 from bertconvert.converter.checkpoint.dtypes import DTYPES, numpy_dtype
 
 from ..checkpoint import table_writer as write
+from ..helpers import has_data
 
 FIXTURES = ["classifier", "encoder", "keras-names", "pretraining", "pretraining-adam", "squad"]
 NUMBERS = [number for number, (_, itemsize) in DTYPES.items() if itemsize]
@@ -81,7 +82,7 @@ def test_checkpoints_from_the_wild_are_read_as_tensorflow_reads_them(real: Path)
     sizes = {}
     for index in sorted(real.rglob("*.index")):
         prefix = index.with_suffix("")
-        data = bool(list(index.parent.glob(f"{prefix.name}.data-*")))
+        data = has_data(prefix)
         sizes[index.parent.name, data] = agree(prefix, data=data)
     assert sizes["google-uncased_L-12_H-768_A-12-index", False] == 206
     assert sizes["finetuned-classifier-adam-base-index", False] == 604

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from bertconvert import open_checkpoint
 from bertconvert.converter.checkpoint.dtypes import DTYPES, numpy_dtype
 
+from ..helpers import has_data
+
 ORDINARY, SLOW = 100, 1000  # checkpoints that differ
 
 STRING = 7
@@ -382,7 +384,7 @@ def test_all_checkpoints_from_the_wild_are_read_as_tensorflow_reads_them(real: P
     """Those with data, V1 and SavedModels among them, to the last byte."""
     found = []
     for path in sorted(real.rglob("*")):
-        is_bundle = path.suffix == ".index" and list(path.parent.glob(f"{path.stem}.data-*"))
+        is_bundle = path.suffix == ".index" and has_data(path.with_suffix(""))
         if not is_bundle and not path.name.startswith("export"):
             continue
         if path.suffix == ".meta":

@@ -147,7 +147,7 @@ class TestS3:
         gone["FSSPEC_S3"] = '{"anon": true}'
         command[-1] = f"{bucket.url}/squad"
         done = subprocess.run(command, capture_output=True, text=True, env=gone)
-        assert (done.returncode, done.stderr.count("41 variables")) == (0, 1), done.stderr
+        assert (done.returncode, done.stdout.count("41 variables")) == (0, 1), done.stderr
 
     def test_is_found_in(self, bucket: Bucket, fixtures: Path) -> None:
         bucket.put(fixtures / "squad", "a/squad")

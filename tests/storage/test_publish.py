@@ -19,6 +19,8 @@ from bertconvert.converter.layout import MODEL_FILES
 from bertconvert.converter.storage import publish
 from bertconvert.converter.storage.publish import check_output, published
 
+from .. import helpers
+
 Tree = dict[str, object]
 
 MODEL = {"config.json": b"new config", "model.safetensors": b"new tensors" * 1000}
@@ -652,15 +654,8 @@ class TestAProcessThatIsKilled:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("nothing may be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with helpers.small_disk(tmp_path / "disk", 256) as folder:
+        yield folder
 
 
 class TestASmallDisk:

@@ -1,0 +1,65 @@
+"""What tests of several folders share."""
+
+import errno
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def has_data(prefix: Path) -> bool:
+    """Whether the data files are there, and not their pointers in git-lfs."""
+    shards = list(prefix.parent.glob(f"{prefix.name}.data-*"))
+    return bool(shards) and not any(
+        shard.read_bytes()[:8] == b"version " for shard in shards if shard.stat().st_size < 1024
+    )
+
+
+def in_terminal(
+    command: Sequence[str | Path], columns: int = 80, env: Mapping[str, str] = os.environ
+) -> tuple[int, str]:
+    """Run Python with these arguments in a terminal: its exit code, and what it shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    kept = {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=kept | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            shown += chunk
+    except OSError as error:  # Linux raises it at the end
+        if error.errno != errno.EIO:
+            raise
+    finally:
+        os.close(ours)
+    return process.wait(), shown.decode().replace("\r\n", "\n")
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of so many kilobytes; skips the test where nothing can be mounted."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("nothing may be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
