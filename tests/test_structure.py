@@ -18,7 +18,7 @@ MODULES = {
 # Where a family's names are at home.
 HOMES = ("converter.models.", "converter.tokenizers.")
 # Names of families, besides those that the mapping files have.
-FAMILIES = ("albert", "electra", "mobilebert", "roberta", "BertModel", "BertFor", "GELU history")
+FAMILIES = ("albert", "electra", "mobilebert", "roberta", "BertModel", "BertFor")
 # Words that a mapping file has and that mean something everywhere.
 COMMON = {"classifier", "config.json", "transpose", "identity", "vocab.txt", "bert"}
 # From what is below to what is above; a module imports its own layer and those below.
@@ -41,7 +41,7 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
-def imports(module: str, with_types: bool = False) -> Iterator[str]:
+def imports(module: str) -> Iterator[str]:
     """The modules of the package that a module imports, also inside functions."""
     tree = ast.parse(MODULES[module].read_text())
     typed = {
@@ -50,11 +50,11 @@ def imports(module: str, with_types: bool = False) -> Iterator[str]:
         if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
         for node in ast.walk(block)
     }
-    package = module.split(".") if module.endswith("__init__") else module.split(".")
+    package = module.split(".")
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
-        if id(node) in typed and not with_types:
+        if id(node) in typed:
             continue
         base = package[: len(package) - node.level]
         target = [*base, *(node.module or "").split(".")] if node.module else base
@@ -116,7 +116,7 @@ def words_of_families() -> set[str]:
                     found |= {
                         part
                         for part in re.split(r"[/.]", name)
-                        if ("_" in part and "{" not in part) or part in ("LayerNorm", "cls")
+                        if ("_" in part and "{" not in part) or part == "LayerNorm"
                     }
         found |= {architecture["class"] for architecture in mapping["architecture"]}
         files = mapping.get("files", {})
@@ -134,7 +134,7 @@ def test_knows_no_family(module: str) -> None:
     words = {
         word
         for word in words_of_families()
-        if re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![a-z])", text)
+        if re.search(rf"(?<![A-Za-z_]){re.escape(word)}(?![a-z])", text)
     }
     words |= set(re.findall(r"\b(?:bert|cls)/\w*", text))
     assert words == set()
@@ -142,7 +142,7 @@ def test_knows_no_family(module: str) -> None:
 
 def test_the_words_of_families_are_those_of_the_mapping_files() -> None:
     words = words_of_families()
-    assert {"word_embeddings", "LayerNorm", "bert_config.json", "bert_model.ckpt", "cls"} <= words
+    assert {"word_embeddings", "LayerNorm", "bert_config.json", "bert_model.ckpt"} <= words
     assert {"output_weights", "BertModel", "token_type_embeddings"} <= words
 
 

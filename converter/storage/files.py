@@ -292,17 +292,3 @@ def no_space(verb: str, name: str, error: OSError | None = None) -> CheckpointEr
     return CheckpointError(
         f"can't {verb} {name} to the temporary folder ({reason}). Set TMPDIR to another one."
     )
-
-
-def is_url(path: str) -> bool:  # until every caller uses a Location
-    return "://" in path
-
-
-def absolute(path: str) -> str:  # until every caller uses a Location
-    return path if is_url(path) else os.path.abspath(path)
-
-
-def open_file(path: str, name: str) -> File:  # until every caller uses a Location
-    from .location import parse_location
-
-    return parse_location(path).open() if is_url(path) else open_path(path, name)
