@@ -233,7 +233,7 @@ def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFi
                 f" {joined([*known])}"
             )
         return read_mapping(path)
-    every = [read_mapping(path) for path in known.values()]
+    every = [read_mapping(path, check=False) for path in known.values()]
     fitting = [found for found in every if fits(checkpoint.variables, found[0])]
     if not fitting:
         some = ", ".join(list(checkpoint)[:5])

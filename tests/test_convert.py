@@ -365,6 +365,9 @@ class TestProvenance:
             "sha256": hashlib.sha256(rules.read_bytes() + included.read_bytes()).hexdigest(),
         }
 
+    def test_begins_with_the_version_of_its_form(self, provenance: Any) -> None:
+        assert next(iter(provenance.items())) == ("version", 1)
+
     def test_names_every_file_that_was_read(self, provenance: Any, fixtures: Path) -> None:
         folder = fixtures / "pretraining-adam"
         sources = {source["role"]: source for source in provenance["sources"]}

@@ -250,6 +250,24 @@ class TestTheEntries:
         assert expected.entries[0].tensor == "bert.embeddings.word_embeddings.weight"
         assert expected.entries[-1].tensor == "cls.seq_relationship.bias"
 
+    def test_go_layer_by_layer(self) -> None:
+        layers = [
+            int(e.name.split("layer_")[1].split("/")[0])
+            for e in make_plan(checkpoint(sizes={**SIZES, "L": 3}), BERT).entries
+            if "/layer_" in e.name
+        ]
+        assert layers == sorted(layers) and set(layers) == {0, 1, 2}
+
+    def test_have_the_original_name_whatever_the_scope_and_the_spelling(self) -> None:
+        variables = renamed(keras_style(checkpoint()), "bert/", "teacher/bert/")
+        variables = renamed(variables, "cls/", "teacher/cls/")
+        assert {entry.name for entry in make_plan(variables, BERT).entries} == set(checkpoint())
+
+    @pytest.mark.parametrize(("head", "strip"), [("none", "bert."), ("mlm", "")])
+    def test_lose_the_prefix_that_the_class_does_not_have(self, head: str, strip: str) -> None:
+        plan = make_plan(checkpoint(), BERT, options=Options(head=head))
+        assert plan.entries[0].tensor == "bert.embeddings.word_embeddings.weight"[len(strip) :]
+
     @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
     def test_keep_the_dtype_unless_another_is_chosen(self, dtype: str) -> None:
         assert make_plan(checkpoint(dtype=dtype), BERT).dtype == dtype
