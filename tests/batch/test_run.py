@@ -566,7 +566,7 @@ class TestADisk:
         assert 1 <= len(made) <= 3
         for name in made:
             assert tree(disk / "out" / name) == tree(whole / "squad")
-        assert re.search(r"has room for [\d,]+ bytes|No space left on device", result.stderr)
+        assert re.search(r"[\d,]+ bytes of free space|No space left on device", result.stderr)
         assert "foresee" not in result.output
         assert f"{len(made)} converted, {6 - len(made)} failed" in result.output
         assert [n for n, row in table(disk / "out").items() if "fail" not in row["verdict"]] == made
