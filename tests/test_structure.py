@@ -1,164 +1,268 @@
-"""The doors that stay shut: which module may import which, and where a family's names may stand."""
+"""The project's structure: what each part may know, and what it may import.
+
+What differs between model families is data (mappings/) or behind a door (converter/models/ and
+converter/tokenizers/). Everything else works for every family and so names none of them.
+"""
 
 import ast
 import re
-import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONVERTER = ROOT / "converter"
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-    for path in [*ROOT.glob("*.py"), *CONVERTER.rglob("*.py")]
+FILES = sorted(
+    path.relative_to(ROOT) for path in [*ROOT.glob("*.py"), *(ROOT / "converter").rglob("*.py")]
+)
+
+# Where a family's names may be: a forward pass and a tokenizer are of some family.
+FAMILY_CODE = ("converter/models/", "converter/tokenizers/")
+
+# Names of families to come, and names that no mapping file spells out.
+OTHER_FAMILY_WORDS = {
+    "albert",
+    "bottleneck",
+    "discriminator_predictions",
+    "electra",
+    "embeddings_project",
+    "generator/",
+    "generator_predictions",
+    "layer_normalization",
+    "mobilebert",
+    "modeling.py",
+    "roberta",
+    "spiece.model",
 }
-# Where a family's names are at home.
-HOMES = ("converter.models.", "converter.tokenizers.")
-# Names of families, besides those that the mapping files have.
-FAMILIES = ("albert", "electra", "mobilebert", "roberta", "BertModel", "BertFor")
-# Words that a mapping file has and that mean something everywhere.
-COMMON = {"classifier", "config.json", "transpose", "identity", "vocab.txt", "bert"}
-# From what is below to what is above; a module imports its own layer and those below.
-LAYERS = [
-    ("errors", "choices", "text", "layout", "fold", "transforms"),
+
+# Parts of names that are also plain English, or the name of a library, a format or an option.
+PLAIN_WORDS = {
+    "attention",
+    "auto",
+    "bert",  # the project is called bertconvert
+    "bias",
+    "classifier",
+    "cls",  # a method's class
+    "decoder",
+    "dense",
+    "embeddings",
+    "encoder",
+    "intermediate",
+    "key",
+    "layer",
+    "output",
+    "predictions",
+    "self",
+    "squad",
+    "transform",
+    "value",
+    "weight",
+}
+
+# The model folder's files are called as transformers calls them, whatever family wrote the model.
+# A word that means something else in one place: a path's start -> words.
+ELSEWHERE = {
+    "converter/layout.py": {"vocab.txt"},
+    "converter/storage/": {"query"},  # of a URL
+}
+
+# The layers, lowest first. A module imports from its own layer and those below it.
+LAYERS: list[tuple[str, ...]] = [
+    ("errors", "choices", "layout", "fold", "text", "transforms"),
     ("options",),
     ("storage",),
     ("checkpoint",),
-    ("mapping",),
+    ("mapping", "tokenizers", "models"),
     ("plan",),
-    ("tokenizers",),
     ("prepare",),
-    ("safetensors_writer", "releases", "model_card"),
+    ("releases", "safetensors_writer"),
+    ("model_card",),
     ("convert",),
-    ("models",),
     ("verify",),
     ("batch",),
     ("terminal",),
+    ("cli", "__main__"),
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
-def imports(module: str) -> Iterator[str]:
-    """The modules of the package that a module imports, also inside functions."""
-    tree = ast.parse(MODULES[module].read_text())
-    typed = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for node in ast.walk(block)
-    }
-    package = module.split(".")
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            continue
-        if id(node) in typed:
-            continue
-        base = package[: len(package) - node.level]
-        target = [*base, *(node.module or "").split(".")] if node.module else base
-        for alias in node.names:
-            for name in (".".join([*target, alias.name]), ".".join(target)):
-                if name in MODULES:
-                    yield name
-                    break
-            else:
-                face = ".".join([*target, "__init__"])
-                if face in MODULES:
-                    yield face
-
-
-GRAPH = {module: set(imports(module)) - {module} for module in MODULES}
-
-
-def test_no_import_cycle() -> None:
-    def visit(module: str, path: list[str], done: set[str]) -> None:
-        assert module not in path, " -> ".join([*path[path.index(module) :], module])
-        if module in done:
-            return
-        for other in sorted(GRAPH[module]):
-            visit(other, [*path, module], done)
-        done.add(module)
-
-    sys.setrecursionlimit(10_000)
-    done: set[str] = set()
-    for module in sorted(GRAPH):
-        visit(module, [], done)
-
-
-def test_knows_every_module() -> None:
-    tops = {name.split(".")[1] for name in MODULES if name.startswith("converter.")}
-    assert tops == set(LEVEL)
-    assert len(GRAPH) > 60 and sum(map(len, GRAPH.values())) > 150
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("converter.")])
-def test_imports_nothing_above_itself(module: str) -> None:
-    level = LEVEL[module.split(".")[1]]
-    above = {
-        other
-        for other in GRAPH[module]
-        if other.startswith("converter.") and LEVEL[other.split(".")[1]] > level
-    }
-    assert above == set()
-
-
-def words_of_families() -> set[str]:
-    """Names that only a family has: variables, tensors, files and classes of the mapping files."""
-    found: set[str] = set(FAMILIES)
+def mappings() -> Iterator[dict[str, Any]]:
     for path in (ROOT / "mappings").glob("*.toml"):
-        mapping = tomllib.loads(path.read_text())
-        for group in mapping["group"]:
-            for rule in group["variable"]:
-                names = [rule["tf"]] if isinstance(rule["tf"], str) else rule["tf"]
-                for name in [*names, rule["pt"]]:
-                    found |= {
-                        part
-                        for part in re.split(r"[/.]", name)
-                        if ("_" in part and "{" not in part) or part == "LayerNorm"
-                    }
-        found |= {architecture["class"] for architecture in mapping["architecture"]}
+        yield tomllib.loads(path.read_text())
+
+
+def family_words() -> set[str]:
+    """The words that no file outside a family's code may contain.
+
+    Variable names, tensor names, file names and classes as the mapping files have them, and those
+    of their parts that mean nothing else.
+    """
+    words = set(OTHER_FAMILY_WORDS)
+    for mapping in mappings():
         files = mapping.get("files", {})
-        found |= {files[kind]["name"] for kind in ("config", "vocabulary") if kind in files}
-        found |= set(files.get("prefixes", []))
-    return found - COMMON
+        words |= {files[kind]["name"] for kind in ("config", "vocabulary") if kind in files}
+        words |= set(files.get("prefixes", ()))
+        words |= {architecture["class"] for architecture in mapping.get("architecture", ())}
+        words |= set(mapping.get("spelling", {}))
+        for group in mapping["group"]:
+            for variable in group["variable"]:
+                values = [v for loop in variable.get("for", {}).values() for v in loop]
+                names = (n for key in ("tf", "pt") for n in _names(variable[key]))
+                for name in names:
+                    root, separator, _ = name.partition("/")
+                    words |= {root + separator} if separator else set()
+                    parts = re.split(r"[/.]|\{\w+\}", name)
+                    words |= {part.strip("_") for part in parts} | {v for v in values if len(v) > 1}
+    return {word for word in words if word} - PLAIN_WORDS
+
+
+def _names(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def found(words: set[str], text: str) -> Iterator[tuple[int, str]]:
+    """Lines of `text`, from 1, and the words in them."""
+    # `word` is no part of a longer name, but `word_2`, `x/word` and `words/x` contain it.
+    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![A-Za-z0-9_])(?:{either})(?:(?<=/)|(?![A-Za-z]))")
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in pattern.finditer(line):
+            yield number, match[0]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not str(p).startswith(FAMILY_CODE)], ids=str)
+def test_names_no_model_family(path: Path) -> None:
+    words = family_words()
+    for start, others in ELSEWHERE.items():
+        words -= others if str(path).startswith(start) else set()
+    hits = [f"{path}:{line}: {word}" for line, word in found(words, (ROOT / path).read_text())]
+    assert not hits, "\n".join(hits)
+
+
+def test_the_words_are_those_of_the_mappings() -> None:
+    words = family_words()
+    assert {
+        "bert/", "cls/", "word_embeddings", "LayerNorm", "gamma", "kernel", "query",
+        "output_weights", "bert_config.json", "bert_model.ckpt", "vocab.txt", "BertModel",
+        "BertForPreTraining", "qa_outputs", "pooler",
+    } <= words  # fmt: skip
+    text = (
+        "bert/encoder\nfrom bertconvert import x\nits `LayerNorm`s\nkernels\nlayer_normalization_3"
+    )
+    hits = list(found(words, text))
+    assert hits == [(1, "bert/"), (3, "LayerNorm"), (5, "layer_normalization")]
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(("bertconvert", *parts[: -1 if parts[-1] == "__init__" else None]))
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The package's modules that a module imports anywhere, except for type checkers alone."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    targets: set[str] = set()
+    for node in _nodes(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names} & MODULES.keys()
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            source = ".".join([*(base if node.level else []), *filter(None, [node.module])])
+            if source in MODULES:
+                submodules = {f"{source}.{alias.name}" for alias in node.names} & MODULES.keys()
+                hands_on = {alias.name for alias in node.names} - {
+                    name.rpartition(".")[2] for name in submodules
+                }
+                targets |= submodules | ({source} if hands_on else set())
+    return frozenset(targets - {module})
+
+
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below `node`, except those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in (
+            "TYPE_CHECKING",
+            "typing.TYPE_CHECKING",
+        ):
+            for other in child.orelse:
+                yield other
+                yield from _nodes(other)
+            continue
+        yield child
+        yield from _nodes(child)
+
+
+def find_cycle() -> list[str]:
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for target in sorted(imports(module)):
+            if cycle := visit(target, [*path, module]):
+                return cycle
+        done.add(module)
+        return []
+
+    for module in sorted(MODULES):
+        if cycle := visit(module, []):
+            return cycle
+    return []
+
+
+def test_has_no_import_cycle() -> None:
+    assert " -> ".join(find_cycle()) == ""
+
+
+def test_sees_imports_inside_functions() -> None:
+    assert "bertconvert.converter.convert" in imports("bertconvert.cli")
+    assert len(MODULES) > 60
+    assert sum(len(imports(module)) for module in MODULES) > 150
+
+
+def layer_of(module: str) -> int | None:
+    """The layer of a module, None for the two packages that only hold others."""
+    parts = module.removeprefix("bertconvert").strip(".").removeprefix("converter").strip(".")
+    first = parts.partition(".")[0]
+    if not first:
+        return None
+    return next(number for number, names in enumerate(LAYERS) if first in names)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"bertconvert"}))
+def test_imports_only_from_layers_below(module: str) -> None:
+    layer = layer_of(module)
+    above = [t for t in imports(module) if (layer_of(t) or 0) > (layer or 0)]
+    assert not above, f"{module} imports {', '.join(sorted(above))}"
 
 
 @pytest.mark.parametrize(
-    "module",
-    [name for name in MODULES if not name.startswith(HOMES) and name != "converter.layout"],
+    "path", [p for p in FILES if p.name == "__init__.py" and len(p.parts) > 1], ids=str
 )
-def test_knows_no_family(module: str) -> None:
-    text = MODULES[module].read_text()
-    words = {
-        word
-        for word in words_of_families()
-        if re.search(rf"(?<![A-Za-z_]){re.escape(word)}(?![a-z])", text)
-    }
-    words |= set(re.findall(r"\b(?:bert|cls)/\w*", text))
-    assert words == set()
+def test_init_files_only_hand_names_on(path: Path) -> None:
+    body = ast.parse((ROOT / path).read_text()).body
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr, ast.If)
+    assert not [ast.unparse(node) for node in body if not isinstance(node, allowed)]
 
 
-def test_the_words_of_families_are_those_of_the_mapping_files() -> None:
-    words = words_of_families()
-    assert {"word_embeddings", "LayerNorm", "bert_config.json", "bert_model.ckpt"} <= words
-    assert {"output_weights", "BertModel", "token_type_embeddings"} <= words
+def test_the_package_defines_nothing_but_its_lazy_names() -> None:
+    body = ast.parse((ROOT / "__init__.py").read_text()).body
+    defined = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    assert set(defined) <= {"__getattr__", "__dir__"}
 
 
-@pytest.mark.parametrize("face", [name for name in MODULES if name.endswith(".__init__")])
-def test_a_package_only_hands_names_on(face: str) -> None:
-    tree = ast.parse(MODULES[face].read_text())
-    kinds = {type(node) for node in tree.body}
-    assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, kinds
-
-
-def test_every_package_is_in_the_wheel() -> None:
-    listed = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    )
-    found = {
-        "bertconvert." + ".".join(path.parent.relative_to(ROOT).parts)
-        for path in CONVERTER.rglob("*.py")
-    }
-    assert listed == found | {"bertconvert"}
+def test_every_package_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    packages = {module_name(p) for p in FILES if p.name == "__init__.py"}
+    packages |= {".".join(("bertconvert", *p.parent.parts)) for p in FILES}
+    assert sorted(listed) == sorted(packages)

@@ -60,6 +60,7 @@ OUTPUTS = {
     "BertModel": {},
 }
 BASE_CLASS = "BertModel"
+POOLING = "pooler"
 SWAPS = {
     "query, key or value swapped": ("query", "key", "value"),
     "gamma and beta swapped": ("gamma", "beta"),

@@ -53,6 +53,9 @@ class Reference(Protocol):
     OUTPUTS: Mapping[str, Mapping[str, str]]
     # The class without a head. It may load tensors that a class with a head leaves out.
     BASE_CLASS: str
+    # The layer of transformers' base model that gives `pooled`, and the mapping's group of its
+    # variables; "" if the family has none.
+    POOLING: str
     # For the diagnosis of a tensor: a kind of mistake -> the words of names that it swaps.
     SWAPS: Mapping[str, tuple[str, ...]]
 

@@ -30,9 +30,8 @@ def prove_gradients(
     """Compare the loss, and its gradient for every parameter, in float64.
 
     A gradient's difference is relative to its largest element. Some gradients are zero by
-    mathematics and hold nothing but rounding: that of a key's bias, which adds the same to all
-    scores of a query, so that softmax cancels it; for question answering those of the last bias and
-    the last beta, for the same reason. Where both sides are below `ZERO` of the model's largest
+    mathematics and hold nothing but rounding: those of a bias that adds the same number to all
+    inputs of a softmax, which cancels it. Where both sides are below `ZERO` of the model's largest
     gradient, both count as zero.
 
     Looking up [PAD] does not train its embedding: transformers gives torch.nn.Embedding a

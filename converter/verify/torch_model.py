@@ -17,8 +17,8 @@ def load_model(
         folder: the model folder.
         architecture: the class, as config.json names it.
         reference: what the proof knows of the family.
-        groups: the mapping's groups that the folder has. A class without a pooler gets that of the
-            base class, which loads the same folder.
+        groups: the mapping's groups that the folder has. A class without the layer that pools
+            gets that of the base class, which loads the same folder.
         dtype: `float64` or `float32`.
 
     Returns:
@@ -54,10 +54,11 @@ def load_model(
 
     model, info = load(architecture)
     missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
-    if "pooler" in groups and getattr(model.base_model, "pooler", None) is None:
+    pooling = reference.POOLING
+    if pooling in groups and getattr(model.base_model, pooling, None) is None:
         base, info = load(reference.BASE_CLASS)
         missing += [f"{base.base_model_prefix}.{key}" for key in info["missing_keys"]]
-        model.base_model.pooler = base.pooler
+        setattr(model.base_model, pooling, getattr(base, pooling))
     return model, sorted(missing)
 
 
@@ -71,8 +72,8 @@ def forward(
     import torch
 
     pooled: list[Any] = []
-    pooler = getattr(model.base_model, "pooler", None)
-    hook = pooler and pooler.register_forward_hook(lambda *args: pooled.append(args[-1]))
+    layer = getattr(model.base_model, reference.POOLING, None)
+    hook = layer and layer.register_forward_hook(lambda *args: pooled.append(args[-1]))
     try:
         outputs = model(
             input_ids=torch.from_numpy(samples.input_ids).long(),
