@@ -29,7 +29,7 @@ Buffer = memoryview | bytes
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _THREADS = 2  # one reads and transforms while the other writes; a third gains nothing
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
-# A larger write makes the kernel search for larger pages, which takes up to four times as long.
+# A larger write makes Linux search for larger pages, which takes up to four times as long.
 _WRITE_BYTES = 1 << 17
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
@@ -66,7 +66,7 @@ def write_safetensors(
     try:
         _write(fd, len(text).to_bytes(8, "little") + text, 0)
         done = 0
-        # The kernel lets one thread at a time write to a file, and the others spin meanwhile. With
+        # Linux lets one thread at a time write to a file, and the others spin meanwhile. With
         # this lock they sleep.
         turn = threading.Lock()
 
