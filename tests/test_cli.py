@@ -137,7 +137,7 @@ class TestAnError:
         return {
             "the folder": ["inspect", str(tmp_path / "none" / "none")],
             "none": ["explain", str(tmp_path / "none")],
-            "no checkpoint here": ["tf2pt", str(taken), out],
+            "has no checkpoint": ["tf2pt", str(taken), out],
             "is damaged|are damaged": ["tf2pt", str(damaged), out],
             "is not empty": ["tf2pt", good, str(taken)],
             "is a file": ["tf2pt", good, str(tmp_path / "text.txt")],
