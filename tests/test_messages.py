@@ -1,0 +1,439 @@
+"""What people read, in one file for review: messages.txt.
+
+Each part is a command with what it prints. After a change of a message, write the file again and
+read the difference:
+
+    UPDATE_MESSAGES=1 python -m pytest -n 0 tests/test_messages.py
+"""
+
+import difflib
+import gzip
+import json
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
+
+import bertconvert
+from bertconvert.cli import cli
+from bertconvert.converter.mapping import builtin_mappings
+from bertconvert.converter.storage import filesystems
+
+from .remote.server import Server, serving
+
+GOLDEN = Path(__file__).with_name("messages.txt")
+DATA = "bert_model.ckpt.data-00000-of-00001"
+INDEX = "bert_model.ckpt.index"
+
+# What differs between machines and versions -> a placeholder.
+PLACEHOLDERS = [
+    (re.escape(bertconvert.__version__), "<version>"),
+    (r"127\.0\.0\.1:\d+", "localhost:<port>"),
+    (r"\bin \d+\.\d s\b", "in <seconds> s"),
+    (r"[0-9a-f]{64}", "<sha256>"),
+    (r"\d\d?\.\de-\d\d|\d\.\d+e-\d\d", "<number>"),
+    (r"(?<=took )\d+\.\d+", "<seconds>"),
+]
+
+
+class Transcript:
+    """Runs commands in a folder, and keeps what they print."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.text = ""
+
+    def part(self, title: str) -> None:
+        self.text += f"\n{'=' * 100}\n{title}\n{'=' * 100}\n"
+
+    def run(self, command: str, about: str = "") -> None:
+        """Run `bertconvert` with the words of `command`."""
+        result = CliRunner().invoke(cli, command.split(), prog_name="bertconvert")
+        assert isinstance(result.exception, SystemExit | None), result.exc_info
+        self.text += f"\n# {about}\n" if about else "\n"
+        self.text += self._general(f"$ bertconvert {command}\n{result.output.rstrip()}\n")
+        if result.exit_code:
+            self.text += f"exit code {result.exit_code}\n"
+
+    def file(self, name: str) -> None:
+        """Keep a text file."""
+        self.text += f"\n$ cat {name}\n{self._general((self.folder / name).read_text())}"
+
+    def _general(self, text: str) -> str:
+        text = text.replace(f"{self.folder}/", "").replace(str(self.folder), ".")
+        for pattern, placeholder in PLACEHOLDERS:
+            text = re.sub(pattern, placeholder, text)
+        return text
+
+
+@pytest.fixture
+def transcript(
+    tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Transcript]:
+    for name in ("pretraining", "classifier", "squad", "encoder"):
+        shutil.copytree(fixtures / name, tmp_path / name)
+        (tmp_path / name / "google_outputs.safetensors").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(filesystems, "PAUSE_SECONDS", 0.01)
+    yield Transcript(tmp_path)
+
+
+def changed(source: str, name: str, change: Callable[[Path], Any] = lambda _: None) -> Path:
+    """A copy of a checkpoint, changed."""
+    copy = Path(name)
+    shutil.copytree(source, copy)
+    change(copy)
+    return copy
+
+
+def overwrite(file: Path, at: int, content: bytes) -> None:
+    data = bytearray(file.read_bytes())
+    data[at : at + len(content)] = content
+    file.write_bytes(data)
+
+
+def truncate(file: Path, share: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+
+
+def edit_json(file: Path, **values: Any) -> None:
+    document = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({k: v for k, v in document.items() if v is not None}))
+
+
+def packed(folder: str, name: str) -> Path:
+    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(Path(folder).iterdir()):
+            archive.write(file, f"{folder}/{file.name}", zipfile.ZIP_DEFLATED)
+    return Path(name)
+
+
+def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) -> None:
+    usage(transcript)
+    results(transcript)
+    checkpoints(transcript)
+    archives(transcript)
+    with serving(transcript.folder) as server:
+        remote(transcript, server)
+    configs(transcript)
+    vocabularies(transcript)
+    plans(transcript)
+    mapping_files(transcript)
+    outputs(transcript)
+    proofs(transcript)
+    batches(transcript)
+    if os.environ.get("UPDATE_MESSAGES"):
+        GOLDEN.write_text(transcript.text)
+    expected = GOLDEN.read_text()
+    if transcript.text != expected:
+        lines = difflib.unified_diff(
+            expected.splitlines(), transcript.text.splitlines(), "messages.txt", "now", lineterm=""
+        )
+        pytest.fail("\n".join([*lines, "", "to accept: UPDATE_MESSAGES=1 (see the docstring)"]))
+
+
+def usage(t: Transcript) -> None:
+    t.part("Help and wrong calls")
+    t.run("--help")
+    for command in ("tf2pt", "batch", "verify", "inspect", "explain", "mappings"):
+        t.run(f"{command} --help")
+    t.run("tf2pt")
+    t.run("tf2tp pretraining out")
+    t.run("tf2pt pretraining out --dtype float8")
+    t.run("tf2pt pretraining out --activation relu")
+    t.run("tf2pt pretraining out --num-heads 0")
+    t.run("mappings bert --size X=2")
+    t.run("mappings --size L=2")
+    t.run("batch pretraining out --jobs 2 --scheduler tcp://localhost:1")
+
+
+def results(t: Transcript) -> None:
+    t.part("Results")
+    t.run("tf2pt pretraining model")
+    t.file("model/README.md")
+    t.run("tf2pt classifier token --head token --dtype float16")
+    t.run("tf2pt pretraining bare --head none --json")
+    t.file("bare/README.md")
+    t.run("tf2pt encoder proved --verify weights")
+    t.run("inspect classifier")
+    t.run("explain classifier")
+    t.run("mappings")
+    t.run("mappings bert --size L=12")
+
+
+def checkpoints(t: Transcript) -> None:
+    t.part("Checkpoints")
+    t.run("inspect nothing")
+    t.run("inspect nowhere/model.ckpt")
+    Path("empty").mkdir()
+    t.run("inspect empty")
+    Path("other").mkdir()
+    Path("other/model.h5").write_bytes(b"\x89HDF")
+    t.run("inspect other")
+    t.run("inspect other/model.h5")
+    Path("other/notes.txt").write_text("")
+    t.run("inspect other/notes.txt")
+    changed("pretraining", "no-data", lambda c: (c / DATA).unlink())
+    t.run("tf2pt no-data out")
+    changed("pretraining", "no-index", lambda c: (c / INDEX).unlink())
+    t.run("inspect no-index")
+    t.run("inspect no-index/bert_model.ckpt")
+    changed(
+        "pretraining", "copy", lambda c: shutil.copy(c / INDEX, c / "bert_model.ckpt (1).index")
+    )
+    t.run("inspect copy")
+    two = changed("pretraining", "two", lambda c: shutil.copy(c / INDEX, c / "model-2.ckpt.index"))
+    t.run("inspect two", "two checkpoints in a folder")
+    (two / "checkpoint").write_text('model_checkpoint_path: "model-3.ckpt"\n')
+    t.run("inspect two", "a file `checkpoint` that names none of them")
+    (two / "model-2.ckpt.index.crdownload").write_bytes(b"")
+    t.run("inspect two/model-2.ckpt.index.crdownload")
+    changed("pretraining", "cut-index", lambda c: truncate(c / INDEX, 0.5))
+    t.run("inspect cut-index")
+    changed("pretraining", "bad-index", lambda c: overwrite(c / INDEX, 40, b"damage"))
+    t.run("inspect bad-index")
+    changed("pretraining", "no-table", lambda c: (c / INDEX).write_bytes(b"x" * 100))
+    t.run("inspect no-table")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    changed("pretraining", "lfs", lambda c: (c / INDEX).write_bytes(pointer))
+    t.run("inspect lfs", "a pointer of git-lfs")
+    page = b"<!DOCTYPE html><html>Sign in</html>"
+    changed("pretraining", "page", lambda c: (c / INDEX).write_bytes(page))
+    t.run("inspect page", "a web page")
+    changed("pretraining", "cut-data", lambda c: truncate(c / DATA, 0.5))
+    t.run("tf2pt cut-data out")
+    changed("pretraining", "bad-data", lambda c: overwrite(c / DATA, 100_000, b"damage"))
+    t.run("tf2pt bad-data out")
+    os.mkfifo("pipe")
+    t.run("inspect pipe")
+
+
+def archives(t: Transcript) -> None:
+    t.part("Archives")
+    archive = packed("classifier", "classifier.zip")
+    t.run("tf2pt classifier.zip from-zip")
+    truncate(packed("classifier", "cut.zip"), 0.5)
+    t.run("inspect cut.zip")
+    overwrite(packed("classifier", "damaged.zip"), archive.stat().st_size // 2, b"damage")
+    t.run("tf2pt damaged.zip out")
+    with zipfile.ZipFile("texts.zip", "w") as texts:
+        texts.writestr("readme.txt", "")
+    t.run("inspect texts.zip")
+    with tarfile.open("classifier.tar.gz", "w:gz") as tar:
+        tar.add("classifier")
+    truncate(Path("classifier.tar.gz"), 0.5)
+    t.run("inspect classifier.tar.gz")
+    Path("text.tar").write_text("no tar")
+    t.run("inspect text.tar")
+    changed("classifier", "packed", lambda c: (c / INDEX).unlink())
+    Path("packed/bert_model.ckpt.index.gz").write_bytes(gzip.compress(b"no table"))
+    t.run("inspect packed")
+    Path("classifier.rar").write_bytes(b"Rar!")
+    t.run("inspect classifier.rar")
+
+
+def remote(t: Transcript, server: Server) -> None:
+    t.part("Remote")
+    url = server.url
+    t.run(f"tf2pt {url}/classifier from-web")
+    t.run(f"inspect {url}/nothing/model.ckpt")
+    t.run(f"inspect {url}/empty", "a folder that is not listed")
+    server.fail = {"/classifier.zip": 403}
+    t.run(f"inspect {url}/classifier.zip?token=secret")
+    server.fail = {"/classifier.zip": 500}
+    t.run(f"inspect {url}/classifier.zip")
+    server.fail = {}
+    server.page = "<html>Sign in</html>"
+    t.run(f"inspect {url}/classifier.zip", "a login page")
+    server.page = ""
+    server.drop_after = 100
+    t.run(f"tf2pt {url}/classifier out", "a connection that drops again and again")
+    server.drop_after = -1
+    t.run("inspect http://127.0.0.1:9/model.ckpt", "no server")
+    t.run("inspect htp://example.org/model.ckpt")
+    t.run("inspect https://")
+    t.run(f"tf2pt classifier {url}/out", "a URL that can't be written")
+
+
+def configs(t: Transcript) -> None:
+    t.part("Configs")
+    config = "bert_config.json"
+    changed("pretraining", "no-config", lambda c: (c / config).unlink())
+    t.run("tf2pt no-config out1")
+    t.run("tf2pt no-config out2 --num-heads 3")
+    changed("pretraining", "text-config", lambda c: (c / config).write_text("{hidden: 4"))
+    t.run("tf2pt text-config out")
+    changed("pretraining", "list-config", lambda c: (c / config).write_text("[]"))
+    t.run("tf2pt list-config out")
+    for number, values in enumerate(
+        [
+            {"hidden_size": 256},
+            {"num_hidden_layers": 12},
+            {"num_attention_heads": 5},
+            {"vocab_size": "many"},
+            {"hidden_act": "swish"},
+            {"hidden_act": None},
+        ]
+    ):
+        name = f"config-{number}"
+        changed("pretraining", name, lambda c, v=values: edit_json(c / config, **v))
+        t.run(f"tf2pt {name} out-{name}", f"the config has {values}")
+    t.run("tf2pt pretraining out --config nothing.json")
+    changed("pretraining", "two-configs", lambda c: (c / config).rename(c / "my_config.json"))
+    shutil.copy("two-configs/my_config.json", "two-configs/other_config.json")
+    t.run("tf2pt two-configs out")
+
+
+def vocabularies(t: Transcript) -> None:
+    t.part("Vocabularies")
+    lines = Path("pretraining/vocab.txt").read_text().splitlines()
+    for about, content in {
+        "too short": "\n".join(lines[:-2]).encode(),
+        "a token twice": "\n".join([*lines[:-1], lines[-2]]).encode(),
+        "no UTF-8": b"\xff\xfe\n" * len(lines),
+        "without [CLS]": "\n".join(lines).replace("[CLS]", "[BEGIN]").encode(),
+        "empty": b"",
+    }.items():
+        name = f"vocabulary-{about.replace(' ', '-').replace('[', '').replace(']', '')}"
+        changed("pretraining", name, lambda c, text=content: (c / "vocab.txt").write_bytes(text))
+        t.run(f"tf2pt {name} out-{name}")
+    changed("pretraining", "no-vocabulary", lambda c: (c / "vocab.txt").unlink())
+    t.run("tf2pt no-vocabulary out-no-vocabulary")
+    t.run("tf2pt pretraining out --vocab nothing.txt")
+
+
+def plans(t: Transcript) -> None:
+    from .checkpoint.table_writer import write_bundle
+
+    t.part("Plans")
+    t.run("tf2pt pretraining out --head token")
+    t.run("tf2pt pretraining out --head tokens")
+    t.run("tf2pt pretraining out --scope generator")
+    t.run("tf2pt pretraining out --mapping nothing")
+    t.run("tf2pt squad cased --no-lower-case --activation erf")
+    checkpoint = bertconvert.open_checkpoint("classifier")
+    shapes = {name: v.shape for name, v in checkpoint.variables.items()}
+
+    def case(name: str, shapes: dict[str, tuple[int, ...]], about: str, options: str = "") -> None:
+        Path(name).mkdir()
+        # DT_FLOAT is 1
+        arrays = {n: (1, np.zeros(s, np.float32)) for n, s in shapes.items()}
+        write_bundle(Path(name, "bert_model.ckpt"), arrays)
+        shutil.copy("classifier/bert_config.json", name)
+        t.run(f"tf2pt {name} out-{name} {options}".rstrip(), about)
+
+    words = "bert/embeddings/word_embeddings"
+    query = "bert/encoder/layer_1/attention/self/query/kernel"
+    case("unknown", shapes | {"bert/embeddings/extra": (3,)}, "a variable that no rule knows")
+    case("missing", {n: s for n, s in shapes.items() if n != query}, "a variable is missing")
+    case("shape", shapes | {query: (7, 9)}, "a variable of a wrong shape")
+    case("half", {n: s for n, s in shapes.items() if n != "output_bias"}, "half a head")
+    case("none", {"w": (2,), "b": (2,)}, "no mapping fits")
+    case("no-words", {n: s for n, s in shapes.items() if n != words}, "no word embeddings")
+    scopes = {f"{scope}/{n}": s for scope in ("student", "teacher") for n, s in shapes.items()}
+    case("scopes", scopes, "two models")
+    case("scopes2", scopes, "one of two models", "--scope student")
+    case("slots", shapes | {f"{words}/adam_m": (1,)}, "a slot of an optimizer")
+
+
+def mapping_files(t: Transcript) -> None:
+    t.part("Mapping files")
+    text = builtin_mappings()["bert"].read_text()
+    for old, new in [
+        ('model_type = "bert"', 'model_type = "bert"\nmodel = 1'),
+        ('title      = "BERT"\n', "title = 5\n"),
+        ('detect     = "bert/', 'detect     = "brt/'),
+        ('op = "transpose"', 'op = "rotate"'),
+        ('shape = ["V", "H"]', 'shape = ["Z", "H"]'),
+        ('l = "0..L"', 'l = "L"'),
+        ('tokenizer  = "wordpiece"', 'tokenizer = "bpe"'),
+        ('reference  = "bert"', 'reference = "brt"'),
+        ('include    = ["training"]', 'include = ["slots"]'),
+        ('vocabulary = "V"', 'vocabulary = "W"'),
+        ('pt = "bert.pooler.dense.bias"', 'pt = "bert.pooler.dense.weight"'),
+        ('head     = "squad"', 'head     = "token"'),
+        ('assume = "H/64"', 'assume = "H/0"'),
+        ("[config]", "[config"),
+    ]:
+        assert old in text
+        Path("rules.toml").write_text(text.replace(old, new))
+        t.run("tf2pt pretraining out --mapping rules.toml", f"{new!r}")
+    t.run("mappings nothing.toml")
+
+
+def outputs(t: Transcript) -> None:
+    t.part("Output folders")
+    t.run("tf2pt pretraining model", "a folder that exists")
+    t.run("tf2pt pretraining model --force")
+    t.run("tf2pt pretraining pretraining --force")
+    t.run("tf2pt pretraining pretraining/vocab.txt")
+    t.run("tf2pt pretraining pretraining/vocab.txt/out")
+    t.run("tf2pt pretraining .")
+    t.run("tf2pt pretraining /proc/out")
+
+
+def proofs(t: Transcript) -> None:
+    t.part("Proofs")
+    t.run("verify pretraining model --level weights")
+    t.run("verify classifier token --level weights")
+    t.run("verify pretraining nothing --level weights")
+    t.run("verify pretraining empty --level weights")
+    t.run("verify classifier model --level weights")
+    layer = "bert.encoder.layer.{}.attention.self.{}.weight"
+    one, other = layer.format(0, "query"), layer.format(0, "key")
+
+    def case(about: str, change: Callable[[dict[str, Any]], Any], **config: Any) -> None:
+        shutil.rmtree("wrong", ignore_errors=True)
+        shutil.copytree("model", "wrong")
+        tensors = load_file("wrong/model.safetensors")
+        change(tensors)
+        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        save_file(tensors, "wrong/model.safetensors", {"format": "pt"})
+        edit_json(Path("wrong/config.json"), **config)
+        t.run("verify pretraining wrong --level weights", about)
+
+    case("query and key exchanged", lambda x: x.update({one: x[other], other: x[one]}))
+    case("not transposed", lambda x: x.update({one: x[one].T}))
+    case("a tensor is missing", lambda x: x.pop(one))
+    case("a tensor too many", lambda x: x.update(extra=x[one]))
+    case("another shape", lambda x: x.update({one: x[one][:2]}))
+    case("one number differs", lambda x: x[one].__setitem__((0, 0), 5))
+    case("a number is NaN", lambda x: x[one].__setitem__((0, 0), np.nan))
+    case("another epsilon", lambda _: None, layer_norm_eps=1e-5)
+    case("another activation", lambda _: None, hidden_act="gelu")
+    case("a decoder", lambda _: None, is_decoder=True)
+    case("no epsilon", lambda _: None, layer_norm_eps=None)
+    shutil.copytree("model", "cut-model")
+    truncate(Path("cut-model/model.safetensors"), 0.5)
+    t.run("verify pretraining cut-model --level weights")
+    shutil.copytree("model", "other-vocabulary")
+    Path("other-vocabulary/vocab.txt").write_text("[PAD]\n")
+    t.run("verify pretraining other-vocabulary --level weights")
+
+
+def batches(t: Transcript) -> None:
+    t.part("Batches")
+    t.run("batch pretraining classifier cut-data models --jobs 1", "one of three fails")
+    t.run("batch pretraining classifier models --jobs 1", "again")
+    t.run("batch pretraining models --jobs 1 --head mlm", "with other options")
+    t.file("models/README.md")
+    t.run("batch empty models2")
+    t.run("batch nothing models2")
+    t.run("batch pretraining pretraining models2")
+    t.run("batch models3")
+    t.run("batch --family large models3")
+    for text in ('[[models]]\nsource = "x"', '[[model]]\nname = "x"', "[[model]", "model = 5"):
+        Path("list.toml").write_text(text)
+        t.run("batch --list list.toml models3", repr(text))
+    t.run("batch pretraining pretraining/vocab.txt", "a file as the output folder")
