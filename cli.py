@@ -447,7 +447,7 @@ def verify(
         raise click.UsageError(f"--html needs {_missing(missing)}")
     runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
     say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
-    if missing := missing_extras("gradients"):
+    if level is None and (missing := missing_extras("gradients")):
         say(f"  outputs and gradients need {_missing(missing)}")
     with Progress(False) as progress:
         verdict = prove(

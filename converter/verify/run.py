@@ -11,8 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..choices import LEVELS
-from ..errors import VerificationError
-from ..layout import MODEL_FILES
+from ..errors import PlanError, VerificationError
+from ..layout import CONFIG, MODEL_FILES
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import Prepared, prepare
@@ -87,11 +87,24 @@ def verify(
     with location.on_disk(MODEL_FILES, progress) as path_on_disk:
         try:
             folder = open_folder(path_on_disk)
-            prepared = prepare(path, _with_provenance(options, folder), progress=progress)
+            prepared = _prepare(path, options, folder, progress)
             return _verify(prepared, folder, location.shown, level, samples, seed, text, progress)
         except VerificationError as error:
             shown = str(error).replace(str(path_on_disk), location.shown)
             raise VerificationError(shown) from error
+
+
+def _prepare(
+    path: str | os.PathLike[str], options: Options, folder: ModelFolder, progress: Progress | None
+) -> Prepared:
+    complete = _with_provenance(options, folder)
+    try:
+        return prepare(path, complete, progress=progress)
+    except PlanError as error:
+        if options.head is not None:
+            raise
+        reason = f"OUT is a {complete.head} by its {CONFIG}, and the checkpoint does not fit that:"
+        raise PlanError(reason, *error.reasons) from error
 
 
 def checked_level(level: str | None) -> str:
@@ -167,7 +180,7 @@ def _with_provenance(options: Options, folder: ModelFolder) -> Options:
     if options.head is None:
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], str):
             raise VerificationError(
-                f"{folder.path / 'config.json'} names no class in architectures; --head says which"
+                f"{folder.path / CONFIG} names no class in architectures; --head says which"
                 " head OUT has"
             )
         options = replace(options, head=listed[0])
