@@ -144,7 +144,7 @@ class TestAnError:
             r"hidden_size = 31.*\n.*num_hidden_layers = 3": [
                 "explain", good, "--config", str(tmp_path / "config.json")
             ],
-            "num_attention_heads = 2, and --num-heads 4": ["explain", good, "--num-heads", "4"],
+            "num_attention_heads = 2, but --num-heads is 4": ["explain", good, "--num-heads", "4"],
             "no head 'sqad'": ["explain", good, "--head", "sqad"],
             "no model in the scope": ["explain", good, "--scope", "student"],
             r"none\.toml": ["explain", good, "--mapping", str(tmp_path / "none.toml")],
