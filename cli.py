@@ -89,8 +89,8 @@ def cli() -> None:
     CKPT is a folder, a prefix (.../model.ckpt), any file of the checkpoint, a .zip or .tar.gz of
     it, or the URL of any of these (https://, s3://, gs://, hf://).
 
-    Results go to standard output, progress and notes to standard error. Exit codes: 0 done, 1 the
-    data or the proof is bad, 2 the call is wrong.
+    Results go to standard output, progress and notes to standard error. Exit codes: 0 for
+    success, 1 for bad data or a failed proof, 2 for a wrong call.
     """
 
 
@@ -145,20 +145,26 @@ def _with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 # The options of a conversion are the fields of `Options`; a test compares the two.
 _source_options = _with_options(
     [
-        click.option("--mapping", metavar="NAME|FILE", help="The mapping.  [default: found]"),
+        click.option(
+            "--mapping",
+            metavar="NAME|FILE",
+            help="The mapping to use.  [default: the one that fits]",
+        ),
         click.option(
             "--config", metavar="FILE", help="The original config.  [default: next to CKPT]"
         ),
         click.option("--vocab", metavar="FILE", help="The vocabulary.  [default: next to CKPT]"),
-        click.option("--head", help="The head to keep, such as token; none for no head."),
-        click.option("--scope", help="The model to take, if CKPT has several."),
+        click.option("--head", help="The head to keep, such as token, or none."),
+        click.option("--scope", help="The scope of the model, if CKPT has several."),
         click.option(
-            "--num-heads", type=click.IntRange(1), help="Attention heads, if no config tells them."
+            "--num-heads",
+            type=click.IntRange(1),
+            help="The number of attention heads, if no config gives it.",
         ),
         click.option(
             "--activation",
             type=click.Choice(get_args(Activation)),
-            help="The form to write of an activation that has two.  [default: auto]",
+            help="Which GELU to write: tanh (Google's since 2019) or erf.  [default: auto]",
         ),
         click.option(
             "--lower-case/--no-lower-case",
@@ -198,7 +204,8 @@ _verify_option = click.option(
     "level",
     metavar="[LEVEL]",
     type=click.Choice([*LEVELS, _HIGHEST]),
-    help="Publish only what passes verify, at LEVEL or at the highest that is installed.",
+    help="Publish the model only if it passes verify at LEVEL.  [default: the highest that is"
+    " installed]",
 )
 
 
@@ -276,11 +283,15 @@ def tf2pt(
 @click.option("--list", "listed", type=_EXISTING, help="A TOML list of sources, names, options.")
 @click.option("--family", help="A published family: compact.")
 @click.option("--base-url", help="Where the family's files are.  [default: as published]")
-@click.option("--jobs", type=click.IntRange(1), help="[default: by processors and memory]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="How many to convert at once.  [default: by processors and memory]",
+)
 @click.option("--scheduler", metavar="tcp://...", help="Run on the workers of a Dask scheduler.")
 @_verify_option
-@click.option("--fail-fast", is_flag=True, help="Start no other model after one has failed.")
-@click.option("--force", is_flag=True, help="Convert models again that exist.")
+@click.option("--fail-fast", is_flag=True, help="Start no more models after the first failure.")
+@click.option("--force", is_flag=True, help="Replace models that exist.")
 @_quiet_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
 @_conversion_options
@@ -319,7 +330,9 @@ def batch(
 
     level = _checked_level(level, "--verify")
     if jobs is not None and scheduler is not None:
-        raise click.UsageError("--jobs is for this machine; a scheduler has its own workers")
+        raise click.UsageError(
+            "--jobs and --scheduler can't be combined: a scheduler has its own workers"
+        )
     *sources, out = places
     start = time.monotonic()
     try:
@@ -405,11 +418,25 @@ def _json_lines() -> Callable[["Event"], None]:
     type=click.Choice(LEVELS),
     help="How much to prove.  [default: the highest that is installed]",
 )
-@click.option("--samples", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--text", type=_EXISTING, help="A text whose lines are the samples.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="The number of random sequences.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The seed of the sequences.",
+)
+@click.option(
+    "--text", type=_EXISTING, help="A text file whose lines to use in place of random sequences."
+)
 @click.option("--junit", type=_FILE, help="Write JUnit XML, for CI.")
-@click.option("--html", type=_FILE, help="Write one page with pictures.")
+@click.option("--html", type=_FILE, help="Write an HTML page with charts.")
 @_source_options
 @_json_option
 @_debug_option
@@ -515,7 +542,9 @@ def explain(ckpt: str, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--size", "sizes", multiple=True, metavar="SYMBOL=N", help="E.g. L=12. Repeatable.")
+@click.option(
+    "--size", "sizes", multiple=True, metavar="SYMBOL=N", help="A size, such as L=12. Repeatable."
+)
 @_json_option
 @_debug_option
 def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
@@ -535,7 +564,7 @@ def mappings(name: str | None, sizes: Sequence[str], as_json: bool) -> None:
         if as_json:
             show_json(about)
         else:
-            show_table(["mapping", "of"], [[*row] for row in about.items()])
+            show_table(["mapping", "describes"], [[*row] for row in about.items()])
         return
     mapping = load_mapping(known.get(name, Path(name)))
     show_mapping(mapping, dict(_size(text, mapping.sizes) for text in sizes), as_json)

@@ -270,7 +270,7 @@ def _choose_architecture(mapping: MappingFile, present: set[str], head: str | No
             if head in (architecture.head, architecture.name):
                 return architecture
         heads = ", ".join(a.head or a.name for a in mapping.architecture)
-        raise PlanError(f"--head {head}: the mapping {mapping.name} has {heads}")
+        raise PlanError(f"--head {head} is unknown; the mapping {mapping.name} has {heads}")
     fitting = [a for a in mapping.architecture if not a.explicit and present.issuperset(a.groups)]
     if not fitting:  # a required group is missing, which is reported later
         return min(mapping.architecture, key=lambda a: len(a.groups))
@@ -310,7 +310,8 @@ class _Planner:
         if config is None:
             rule = mapping.files.config
             self.notes.append(
-                f"no {rule.name if rule else 'config'}: the sizes are taken from the variables"
+                f"no {rule.name if rule else 'config'} was found, so the sizes are taken from the"
+                " variables"
             )
 
     def check_presence(
@@ -320,14 +321,15 @@ class _Planner:
         taken = {variable.name for _, variable in written if variable is not None}
         free = sorted(name for name, variable in local.items() if variable.name not in taken)
         head = self.options.head
-        needs = architecture.name if head is None else f"--head {head}"
+        needs = architecture.name if head in (None, architecture.name) else f"--head {head}"
         for group in dict.fromkeys(pair.group for pair, _ in written):
             lost = [pair for pair, variable in written if pair.group == group and variable is None]
             total = sum(pair.group == group for pair, _ in written)
             if not lost:
                 continue
             if len(lost) < total:
-                first = f"{group} is incomplete: {len(lost):,} of its {total:,} variables are"
+                are = "is" if len(lost) == 1 else "are"
+                first = f"{group} is incomplete: {len(lost):,} of its {total:,} variables {are}"
                 first += " missing:"
             else:
                 none = {1: "lacks its variable", 2: "has neither of its 2 variables"}.get(
@@ -430,8 +432,8 @@ class _Planner:
             remedy = "--num-heads" if symbol == self.mapping.roles.heads else "a config"
             origin = f" (assumed: {rule.assume}; {remedy} sets another)"
             self.notes.append(
-                f"{rule.config} = {value} is an assumption ({rule.assume}): neither the variables"
-                f" nor a config tell it; {remedy} sets another"
+                f"{rule.config} = {value} is assumed ({rule.assume}), because neither the variables"
+                f" nor a config give it. {remedy} sets another"
             )
         if not isinstance(value, int):
             return

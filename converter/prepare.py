@@ -132,7 +132,8 @@ def prepare(
             place = parse_location(checkpoint.name).absolute()
             casing = tokenizer.infer_casing(vocabulary, str(place))
             do_lower_case = casing.do_lower_case
-            notes.append(f"lower-case: {'yes' if do_lower_case else 'no'}: {casing.reason}")
+            verb = "lower-cases" if do_lower_case else "does not lower-case"
+            notes.append(f"the tokenizer {verb} text: {casing.reason}")
         else:
             do_lower_case = options.lower_case
         if missing := tokenizer.missing_special_tokens(vocabulary):
@@ -140,7 +141,7 @@ def prepare(
     else:
         rule = mapping.files.vocabulary
         name = rule.name if rule else "vocabulary"
-        notes.append(f"no {name}: the folder has no tokenizer (--vocab names the file)")
+        notes.append(f"no {name} was found, so the folder has no tokenizer. --vocab names one")
 
     plan = make_plan(
         checkpoint.variables,
@@ -229,7 +230,7 @@ def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFi
         path = known.get(given, Path(given).expanduser())
         if given not in known and "." not in given and not path.exists():
             raise MappingError(
-                f"--mapping {given}: there is no such file, and the built-in mappings are"
+                f"--mapping {given}: no such file exists; the built-in mappings are"
                 f" {joined([*known])}"
             )
         return read_mapping(path)

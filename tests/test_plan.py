@@ -542,12 +542,12 @@ class TestTheConfig:
         plan = make_plan(checkpoint(), BERT)
         assert plan.config["num_attention_heads"] == 2
         assert "bert_config.json" in plan.notes[0]
-        assert "num_attention_heads = 2 is an assumption (H/64)" in plan.notes[1]
+        assert "num_attention_heads = 2 is assumed (H/64)" in plan.notes[1]
         assert "--num-heads" in plan.notes[1]
 
     def test_that_is_silent_about_the_heads_has_them_assumed(self) -> None:
         (note,) = make_plan(checkpoint(), BERT, {"num_attention_heads": None}).notes
-        assert "num_attention_heads = 2 is an assumption" in note
+        assert "num_attention_heads = 2 is assumed" in note
 
     @pytest.mark.parametrize("hidden", [1, 4, 32, 63, 64])
     def test_there_is_at_least_one_head(self, hidden: int) -> None:

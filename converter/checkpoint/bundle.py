@@ -55,7 +55,7 @@ class Bundle:
             self._read_index()
         except protos.Malformed as error:
             raise CheckpointError(
-                f"{self.index.name} is no index that TensorFlow wrote, or is damaged: {error}."
+                f"{self.index.name} is damaged or is not an index that TensorFlow wrote: {error}."
                 " Download or copy it again."
             ) from error
 
@@ -67,8 +67,9 @@ class Bundle:
         header = protos.bundle_header(value)
         if not header.versions.admits(VERSION):
             raise CheckpointError(
-                f"{self.index.name} is for readers of version {header.versions.min_consumer}, and"
-                f" not for {VERSION}, which this one is. A later bertconvert may read it."
+                f"{self.index.name} needs a reader of format version"
+                f" {header.versions.min_consumer}; this bertconvert reads version {VERSION}."
+                " A later bertconvert may read it."
             )
         self.num_shards = header.num_shards
         self.swaps_bytes = header.big_endian != (sys.byteorder == "big")
@@ -87,7 +88,7 @@ class Bundle:
             if entry.shard_id >= self.num_shards:
                 name = key.decode("utf-8", "backslashreplace")
                 raise protos.Malformed(
-                    f"{name} lies in shard {entry.shard_id:,} of {self.num_shards:,}"
+                    f"{name} is in shard {entry.shard_id:,} of {self.num_shards:,}"
                 )
             if key.startswith(SLICE_KEY) and not entry.slices:
                 self._slices[key] = entry
@@ -147,10 +148,10 @@ class Bundle:
             stored = decode_slice(data)
             box = resolve(stored, variable.shape)
             if box in parts:
-                raise protos.Malformed(f"the slice {list(stored)} of {name} is there twice")
+                raise protos.Malformed(f"the slice {list(stored)} of {name} is stored twice")
             part = self._slices.get(slice_key(self._raw_names[name], stored))
             if part is None:
-                raise protos.Malformed(f"the slice {list(stored)} of {name} is not there")
+                raise protos.Malformed(f"the slice {list(stored)} of {name} is missing")
             described = describe(name.encode(), part.dtype, part.shape, part.size)
             if (part.dtype, part.shape) != (entry.dtype, tuple(length for _, length in box)):
                 raise protos.Malformed(
@@ -290,7 +291,7 @@ class Part(Struct, frozen=True):
 
     def _compare(self, checksum: int) -> None:
         if self.bundle.verify_checksums and checksum != self.checksum:
-            raise self._damaged(f"crc32c {checksum:08x}, and the index says {self.checksum:08x}")
+            raise self._damaged(f"crc32c {checksum:08x} instead of the index's {self.checksum:08x}")
 
     def _damaged(self, reason: str) -> CheckpointError:
         return CheckpointError(

@@ -127,7 +127,7 @@ class Located(Struct, frozen=True):
         if len(found) > 1:
             raise CheckpointError(
                 f"{self.folder.path} has several files that may be {name}: {', '.join(found)}."
-                " Give the right one as an option."
+                " Choose one with --config or --vocab."
             )
         return self.folder.open(found[0]) if found else None
 
@@ -267,10 +267,12 @@ def _named(folder: Folder, name: str) -> Located:
         return found[0]
     if found:
         raise _ambiguous(folder, found)
-    raise CheckpointError(
-        f"{os.path.join(folder.path, name)} is not a checkpoint: {prefix_of(name)}{INDEX} does not"
-        f" exist. {_present(folder, '')}"
-    )
+    path, index = os.path.join(folder.path, name).removeprefix("./"), f"{prefix_of(name)}{INDEX}"
+    if folder.listed and name == prefix_of(name) and name not in folder.names():
+        problem = f"neither {name} nor {index} exists"
+    else:
+        problem = f"{index} does not exist"
+    raise CheckpointError(f"{path} is not a checkpoint: {problem}. {_present(folder, '')}")
 
 
 def all_in(folder: Folder) -> list[Located]:
@@ -360,16 +362,18 @@ def _ambiguous(folder: Folder, found: list[Located]) -> CheckpointError:
 
 def _present(folder: Folder, base: str) -> str:
     """The sentences of a message that say which files a folder has."""
-    names = [n for n in folder.names() if os.path.dirname(n) == base] or folder.names()
+    direct = [os.path.basename(n) for n in folder.names() if os.path.dirname(n) == base]
+    names = direct or folder.names()
     for name in names:
         if is_unfinished(name):
             return f"{name} looks like an unfinished download."
     if not names:
         return "The folder is empty." if folder.listed else "The server does not list its files."
-    shown = ", ".join(_shorten([os.path.basename(name) for name in names]))
-    text = f"Files in the folder: {shown}."
+    where = "folder" if direct else "subfolders"
+    text = f"Files in the {where}: {', '.join(_shorten(names))}."
     if archives := [name for name in names if name.endswith(ARCHIVES)]:
-        text += f" To open an archive, give {os.path.join(folder.path, archives[0])}."
+        example = os.path.join(folder.path, base if direct else "", archives[0])
+        text += f" To open an archive, give its path, such as {example.removeprefix('./')}."
     return text
 
 

@@ -42,7 +42,7 @@ class Table:
         self.file = file
         if not is_table(file):
             raise Malformed(
-                "it does not end as a TensorFlow table does: cut off, or another format"
+                "it has no footer of a TensorFlow table, so it is cut off or has another format"
             )
         footer = file.read(file.size - FOOTER_BYTES, FOOTER_BYTES)
         _, at = _handle(footer, 0)  # the metaindex, which TensorFlow leaves empty
@@ -56,7 +56,7 @@ class Table:
             # A writer lays its blocks one after another. Insisting on it bounds the work: no byte
             # of the file is read twice.
             if offset < end:
-                raise Malformed(f"block at byte {offset:,} lies inside the one before it")
+                raise Malformed(f"block at byte {offset:,} overlaps the block before it")
             end = offset + size + TRAILER_BYTES
             _check_inside(file, offset, size)
             self._separators.append(separator)
@@ -68,7 +68,7 @@ class Table:
             for key, value in _entries(_block(self.file, handle)):
                 if previous is not None and key <= previous:
                     raise Malformed(
-                        f"key {key!r} comes after {previous!r}: twice there, or unsorted"
+                        f"key {key!r} comes after {previous!r}, but keys must be sorted and unique"
                     )
                 previous = key
                 yield key, value

@@ -77,7 +77,7 @@ class Part(Struct, frozen=True):
         try:
             saved = self.table.get(slice_key(self.raw_name, self.stored))
             if saved is None:
-                raise Malformed("a slice is not there")
+                raise Malformed("a slice is missing")
             count = math.prod(length for _, length in self.box)
             may_repeat = _room(self.variable) <= REPEATED_BYTES + REPEATED_GROWTH * file.size
             return _tensor_values(_saved_tensor(saved), self.variable, count, may_repeat)
@@ -113,14 +113,14 @@ class SavedTensorSlices:
                 self._add(Table(file))
             except Malformed as error:
                 raise CheckpointError(
-                    f"{file.name} is no V1 checkpoint that TensorFlow wrote, or is damaged:"
+                    f"{file.name} is damaged or is not a V1 checkpoint that TensorFlow wrote:"
                     f" {error}. Download or copy it again."
                 ) from error
 
     def _add(self, table: Table) -> None:
         meta = table.get(b"")
         if meta is None:
-            raise Malformed("it has no list of variables")
+            raise Malformed("the list of variables is missing")
         for saved in _saved_slice_metas(meta, table.file):
             raw_name, shape, dtype = _described(saved)
             variable = describe(raw_name, dtype, shape, 0)
@@ -140,7 +140,7 @@ class SavedTensorSlices:
         """The slices of a variable, in the order of the tables, so that no block is read twice.
 
         Raises:
-            Malformed: one does not lie in the variable, or is there twice.
+            Malformed: one is not within the variable, or is stored twice.
         """
         variable, raw_name = self.variables[name], self._raw_names[name]
         parts: dict[Box, Part] = {}
@@ -149,13 +149,13 @@ class SavedTensorSlices:
             for stored in boxes:
                 box = resolve(stored, variable.shape)
                 if box in parts:
-                    raise Malformed(f"the slice {list(stored)} is there twice")
+                    raise Malformed(f"the slice {list(stored)} is stored twice")
                 table = self._tables[number]
                 parts[box] = Part(variable, box, table, raw_name, stored, (number, 0))
         return sorted(parts.values(), key=lambda part: (part.position, part.stored))
 
     def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
-        """The bytes of the blocks that variables lie in, by their tables.
+        """The bytes of the blocks that variables are in, by their tables.
 
         Raises:
             Malformed: a slice is none of its variable.
@@ -194,8 +194,8 @@ def _saved_slice_metas(meta: bytes, file: File) -> Iterator[bytes]:
                 yield inner
             elif subtag == 2 << 3 | LENGTH and not protos.versions(inner).admits(VERSION):
                 raise CheckpointError(
-                    f"{file.name} is for other readers than those of version {VERSION}, which"
-                    " this one is. A later bertconvert may read it."
+                    f"{file.name} needs a reader of another format version; this bertconvert reads"
+                    f" version {VERSION}. A later bertconvert may read it."
                 )
 
 

@@ -19,9 +19,15 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def parse_location(path: "str | os.PathLike[str]") -> "Location":
-    """The place that a path or a URL names; `~` is expanded."""
+    """The place that a path or a URL names; `~` is expanded.
+
+    Raises:
+        CheckpointError: a URL has nothing after `://`.
+    """
     text = os.fsdecode(path)
-    if _URL.match(text):
+    if found := _URL.match(text):
+        if not text[found.end() :].strip("/"):
+            raise CheckpointError(f"{text} names no server")
         return Url(text)
     text = os.path.expanduser(text)
     return DiskPath(text.rstrip("/") or text[:1])

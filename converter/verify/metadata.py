@@ -73,11 +73,13 @@ def _sizes(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[st
             wrong.append(f"{key} is {stated}, but the checkpoint has {expected}")
         elif stated != expected and isinstance(rule, SizeRule):
             wrong.append(
-                f"{key} is {stated}, but {rule.assume} would be {expected}: no config tells it."
-                " Give the right number by --config or --num-heads"
+                f"{key} is {stated}, but {expected} is assumed ({rule.assume}), because no config"
+                " gives it. Give the right number with --config or --num-heads"
             )
         elif not told and isinstance(rule, SizeRule):
-            notes.append(f"{key} = {expected} is an assumption ({rule.assume}): no config tells it")
+            notes.append(
+                f"{key} = {expected} is assumed ({rule.assume}), because no config gives it"
+            )
     return wrong
 
 
@@ -170,7 +172,8 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
         lowers = b'"Lowercase"' in normalizer or b'"lowercase":true' in normalizer
     if len(written) != _rows(folder):
         wrong.append(
-            f"the vocabulary has {len(written):,} tokens but the model has {_rows(folder):,} rows"
+            f"the number of tokens in the vocabulary is {len(written):,}, but vocab_size is"
+            f" {_rows(folder):,}"
         )
     wrong += _other_tokens(prepared.vocabulary, written)
     wrong += _other_case(prepared.do_lower_case, lowers, folder)

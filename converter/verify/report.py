@@ -21,9 +21,9 @@ from .verdict import (
 )
 
 _MEANING = {
-    "weights": "every tensor is its variable, and nothing is missing or left over",
-    "outputs": "both compute the same function",
-    "gradients": "both train alike",
+    "weights": "every tensor equals its variable, and no tensor or variable is left over",
+    "outputs": "both sides compute the same function",
+    "gradients": "both sides train alike",
 }
 _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 
@@ -54,7 +54,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
             f" (level {verdict.level})"
         )
         return
-    yield "FAIL: OUT differs from the checkpoint"
+    yield f"FAIL: {verdict.out} differs from the checkpoint (level {verdict.level})"
     if verdict.first_tensor:
         yield f"  the first tensor that differs: {verdict.first_tensor}"
     if verdict.first_output:
@@ -80,7 +80,7 @@ def card_sentence(verdict: Verdict) -> str:
     """A verdict that passed, for a model card: the bounds, and no figure of one machine."""
     equal = "the cast of its variable" if any(m.cast for m in verdict.matches) else "its variable"
     bits = "" if any(m.cast for m in verdict.matches) else ", bit for bit"
-    parts = [f"every tensor is {equal}{bits}, and every variable is accounted for"]
+    parts = [f"every tensor equals {equal}{bits}, and every variable is accounted for"]
     if verdict.level != "weights":
         parts.append(
             "TensorFlow and transformers compute the same function, within"

@@ -123,10 +123,11 @@ def _equal(file: str, matches: list[Match]) -> Check:
     differ = [match.tensor for match in matches if not match.same]
     casts = sorted({match.dtype for match in matches if match.cast})
     if not matches:
-        text = "none of its tensors is one that the mapping knows"
+        text = "the mapping knows none of its tensors"
     elif differ:
         shown = joined(differ, _MOST_SHOWN)
-        text = f"{len(differ):,} of {len(matches):,} tensors differ: {shown}"
+        verb = "differs" if len(differ) == 1 else "differ"
+        text = f"{len(differ):,} of {len(matches):,} tensors {verb}: {shown}"
     else:
         what = (
             f"equal their variables cast to {joined(casts)}" if casts else "are equal bit for bit"
@@ -167,7 +168,7 @@ def _ties(prepared: Prepared, file: str, tensors: "Tensors", config: Mapping[str
         untied.append(f"config.json sets tie_word_embeddings to false, which unties {ties[0].pt}")
     groups = prepared.plan.architecture.groups
     tied = [tie.pt for tie in ties if not tie.group or tie.group in groups]
-    text = f"{joined(tied, _MOST_SHOWN)}: tied" if tied else "this class has none"
+    text = f"tied: {joined(tied, _MOST_SHOWN)}" if tied else "this class has none"
     return Check("weights", f"ties of {file}", not untied, "; ".join(untied) or text)
 
 

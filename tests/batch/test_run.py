@@ -612,7 +612,7 @@ class TestVerifying:
             assert row["verdict"] == "verified: weights"
             assert family(out)[name]["verified"] == "weights"
             card = (out / name / "README.md").read_text()
-            assert "Verified before it was published: every tensor is its variable" in card
+            assert "Verified before it was published: every tensor equals its variable" in card
 
     def test_changes_nothing_but_the_card(
         self, fixtures: Path, tmp_path: Path, whole: Path

@@ -453,7 +453,7 @@ class TestIndex:
     ) -> None:
         entry = write.entry(write.FLOAT32, (2,), 8, shard=shard)
         prefix = one(tmp_path, entry, bytes(8), write.header(num_shards))
-        self.refused(prefix, f"a lies in shard {shard:,} of {num_shards}")
+        self.refused(prefix, f"a is in shard {shard:,} of {num_shards}")
 
     @pytest.mark.parametrize(
         ("options", "version"), [({"min_consumer": 2}, 2), ({"bad_consumers": (1,)}, 0)]
@@ -463,7 +463,7 @@ class TestIndex:
     ) -> None:
         head = write.header(**options)
         prefix = one(tmp_path, write.entry(write.FLOAT32, (2,), 8), bytes(8), head)
-        self.refused(prefix, f"for readers of version {version}, and not for 1")
+        self.refused(prefix, f"format version {version}; .*version 1")
         with pytest.raises(CheckpointError) as caught:
             open_checkpoint(prefix)
         assert "damaged" not in str(caught.value)
@@ -487,14 +487,14 @@ class TestIndex:
     def test_that_is_no_table_is_refused(self, tmp_path: Path, content: bytes) -> None:
         prefix = tmp_path / "m.ckpt"
         Path(f"{prefix}.index").write_bytes(content)
-        self.refused(prefix, "no index that TensorFlow wrote, or is damaged.*cut off, or another")
+        self.refused(prefix, "damaged or is not an index.*cut off")
 
     def test_that_is_cut_off_or_damaged_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         data = (fixtures / "encoder" / "bert_model.ckpt.index").read_bytes()
         prefix = tmp_path / "m.ckpt"
         for size in range(0, len(data), 97):
             Path(f"{prefix}.index").write_bytes(data[:size])
-            self.refused(prefix, "no index that TensorFlow wrote, or is damaged")
+            self.refused(prefix, "damaged or is not an index")
         Path(f"{prefix}.index").write_bytes(data[:100] + b"?" + data[101:])
         self.refused(prefix, "wrong checksum")
 

@@ -97,7 +97,7 @@ class TestReadTable:
                 read(data[:size])
 
     def test_refuses_a_table_with_bytes_after_it(self) -> None:
-        with pytest.raises(Malformed, match="does not end as a TensorFlow table"):
+        with pytest.raises(Malformed, match="no footer of a TensorFlow table"):
             read(write.table(SOME) + b"\n")
 
     @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ class TestReadTable:
     )
     def test_refuses_what_is_no_table(self, data: bytes) -> None:
         assert not is_table(write.in_file(data))
-        with pytest.raises(Malformed, match="cut off, or another format"):
+        with pytest.raises(Malformed, match="cut off"):
             read(data)
 
     @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ class TestReadTable:
         index = write.block([(bytes([n]), write.handle(0, len(contents))) for n in range(9)])
         start = len(data)
         data += write.stored(index)
-        with pytest.raises(Malformed, match="inside the one before"):
+        with pytest.raises(Malformed, match="overlaps the block before"):
             read(data + write.footer(write.handle(0, 0), write.handle(start, len(index))))
 
     @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ class TestReadTable:
     )
     def test_refuses_keys_that_do_not_ascend(self, keys: list[bytes]) -> None:
         pairs = [(key, b"") for key in keys]
-        with pytest.raises(Malformed, match="twice there, or unsorted"):
+        with pytest.raises(Malformed, match="sorted and unique"):
             read(write.table(pairs))
-        with pytest.raises(Malformed, match="twice there, or unsorted"):
+        with pytest.raises(Malformed, match="sorted and unique"):
             read(write.table(pairs, block_bytes=0))
 
     @pytest.mark.parametrize("compression", [2, 3, 255])
