@@ -226,7 +226,7 @@ class TestTf2pt:
         assert "92 variables (optimizer slot)" in said
         assert "1 variable (training step)" in said
         assert "note:" not in said
-        assert result.stderr.startswith("note: lower-case: yes")
+        assert result.stderr.startswith("note: the tokenizer lower-cases text")
 
     def test_json_is_one_document_and_the_whole_result(
         self, pretraining: Path, tmp_path: Path
@@ -483,7 +483,7 @@ class TestATerminal:
         code, shown = terminal("tf2pt", pretraining, tmp_path / "out", code=SLOW)
         assert code == 0
         assert "converting" in shown
-        assert shown.rstrip().splitlines()[-1].startswith("note: lower-case")
+        assert shown.rstrip().splitlines()[-1].startswith("note: the tokenizer")
         code, shown = terminal("tf2pt", pretraining, tmp_path / "two", "--quiet", code=SLOW)
         assert (code, shown) == (0, "")
 

@@ -21,7 +21,7 @@ from .verdict import (
 )
 
 _MEANING = {
-    "weights": "every tensor equals its variable, and no tensor or variable is left over",
+    "weights": "every tensor equals its variable; none is missing or extra",
     "outputs": "both sides compute the same function",
     "gradients": "both sides train alike",
 }
