@@ -54,7 +54,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
             f" (level {verdict.level})"
         )
         return
-    yield f"FAIL: {verdict.out} differs from the checkpoint (level {verdict.level})"
+    yield f"FAIL: the folder differs from the checkpoint (level {verdict.level})"
     if verdict.first_tensor:
         yield f"  the first tensor that differs: {verdict.first_tensor}"
     if verdict.first_output:
