@@ -1,15 +1,14 @@
 """What the tests of what lies afar share: servers on this machine, and no patience."""
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 from bertconvert.converter.storage import filesystems
 
+from ..helpers import deadline
 from .server import Server, serving
 
 SECONDS = 30
@@ -17,14 +16,8 @@ SECONDS = 30
 
 @pytest.fixture(autouse=True)
 def _ends_in_time() -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        pytest.fail(f"still at work after {SECONDS} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with deadline(SECONDS):
+        yield
 
 
 @pytest.fixture(autouse=True)
