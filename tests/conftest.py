@@ -27,6 +27,15 @@ def real() -> Path:
 
 
 @pytest.fixture(scope="session")
+def families() -> Path:
+    """Checkpoints of further model families; skips the test if they are missing."""
+    folder = Path(os.environ.get("BERTCONVERT_FAMILIES_DATA", ROOT.parent / "shared" / "families"))
+    if not folder.is_dir():
+        pytest.skip(f"no checkpoints at {folder}; BERTCONVERT_FAMILIES_DATA names a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder that a fixture becomes; it must not be changed."""
     made: dict[str, Path] = {}

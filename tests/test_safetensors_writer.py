@@ -352,7 +352,7 @@ class TestErrors:
         content[open_checkpoint(copy).position(variable)[1] + 1000] ^= 1
         data.write_bytes(content)
         prepared = prepare(copy)
-        with pytest.raises(CheckpointError, match=f"the bytes of {variable} are damaged"):
+        with pytest.raises(CheckpointError, match=f"is damaged at {variable}"):
             write_safetensors(prepared.checkpoint, prepared.plan, tmp_path / "model.safetensors")
 
     def test_a_data_file_that_is_cut_off_is_named(self, fixtures: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoint formats -> named arrays. Knows no model."""
+"""TensorFlow's checkpoint formats, read as named arrays; no model is known here."""
 
 from .reader import Checkpoint, open_checkpoint
 from .variable import Variable

@@ -6,8 +6,8 @@ Format: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}.
 import math
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,28 +16,29 @@ from ..storage.files import File
 from . import protos
 from .checksum import crc32c, unmask
 from .locate import Located
-from .slices import Box, decode_slice, resolve, slice_key, whole
+from .protos import Box, tensor_slice, unsupported
+from .slices import resolve, slice_key, whole
 from .sstable import Table
 from .variable import Variable, describe
 
-VERSION = 1  # kTensorBundleVersion, the newest that this reader knows
-SLICE_KEY = b"\x00"  # the first byte of a key that names a slice, not a tensor
-# What an entry takes in memory beside its name. TensorFlow's have 16 bytes and more in the index,
-# so the bound is met by any that it wrote, and keeps crafted ones, compressed ones above all, from
-# filling the memory.
+VERSION = 1  # kTensorBundleVersion, the newest that this reader supports
+SLICE_KEY = b"\x00"  # the first byte of a slice's key
+# An entry takes ENTRY_BYTES of memory in addition to its name; an index may take MEMORY_ALWAYS, and
+# MEMORY_GROWTH times its size. TensorFlow's entries have 16 bytes or more in the index, so that any
+# index that it wrote is within the bound, and a crafted, compressed one can't fill the memory.
 ENTRY_BYTES, MEMORY_GROWTH, MEMORY_ALWAYS = 400, 32, 128 << 20
-_INDEX_BYTES = 64 << 20  # a larger one may be none
+_MOST_FETCHED = 64 << 20  # bytes of a remote index to download before it is known to be one
 
 
 class Bundle:
-    """The tensors of a TensorBundle; nothing of a shard is read before it is asked for.
+    """The tensors of a TensorBundle; a shard is read only when its data is needed.
 
     Args:
-        located: where the checkpoint lies.
+        located: the checkpoint's files.
         verify_checksums: whether each tensor's crc32c is checked when it is read.
 
     Raises:
-        CheckpointError: the index is damaged, or of a version or form that can't be read.
+        CheckpointError: the index is damaged, or its version is not supported.
     """
 
     format = "TensorFlow V2 (TensorBundle)"
@@ -49,7 +50,7 @@ class Bundle:
         self._copies: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self.index = located.index()
-        if self.index.size <= _INDEX_BYTES:  # all of it is read, in many small pieces
+        if self.index.size <= _MOST_FETCHED:  # all of it is read, in many small pieces
             self.index.fetch([(0, self.index.size)])
         try:
             self._read_index()
@@ -66,24 +67,18 @@ class Bundle:
             raise protos.Malformed("it is empty" if key is None else "it has no header")
         header = protos.bundle_header(value)
         if not header.versions.admits(VERSION):
-            raise CheckpointError(
-                f"{self.index.name} needs a reader of format version"
-                f" {header.versions.min_consumer}; this bertconvert reads version {VERSION}."
-                " A later bertconvert may read it."
-            )
+            raise CheckpointError(unsupported(self.index.name, header.versions, VERSION))
         self.num_shards = header.num_shards
         self.swaps_bytes = header.big_endian != (sys.byteorder == "big")
         self.variables: dict[str, Variable] = {}
         self._entries: dict[str, protos.BundleEntry] = {}
         self._raw_names: dict[str, bytes] = {}  # of partitioned variables
         self._slices: dict[bytes, protos.BundleEntry] = {}
-        room = MEMORY_ALWAYS + MEMORY_GROWTH * self.index.size
+        allowed = MEMORY_ALWAYS + MEMORY_GROWTH * self.index.size
         for key, value in table:
-            room -= ENTRY_BYTES + len(key) * (1 if key.isascii() else 4) + 2 * len(value)
-            if room < 0:
-                raise protos.Malformed(
-                    "its entries would take far more memory than its size allows"
-                )
+            allowed -= ENTRY_BYTES + len(key) * (1 if key.isascii() else 4) + 2 * len(value)
+            if allowed < 0:
+                raise protos.Malformed("its entries take too much memory for its size")
             entry = protos.bundle_entry(value)
             if entry.shard_id >= self.num_shards:
                 name = key.decode("utf-8", "backslashreplace")
@@ -101,7 +96,7 @@ class Bundle:
         variable = describe(key, entry.dtype, entry.shape, entry.size)
         name = variable.name
         if name in self._entries:
-            raise protos.Malformed(f"two variables are shown as {name}")
+            raise protos.Malformed(f"two variables have the name {name}")
         self.variables[name] = variable
         self._entries[name] = entry
         if entry.slices:
@@ -110,13 +105,13 @@ class Bundle:
             _check_size(variable, entry)
 
     def _add_names_like_slices(self) -> None:
-        """A name may begin with a zero byte, too: only what a variable lists is a slice."""
+        """Add variables whose names start with a zero byte: they are no variable's slices."""
         others = dict(self._slices)
         for name, raw_name in self._raw_names.items():
             for data in self._entries[name].slices:
-                # One that is not there, or is listed twice, is an error when the variable is read.
-                # Until then, going on would take a time that the file's size does not bound.
-                if others.pop(slice_key(raw_name, decode_slice(data)), None) is None:
+                # A slice that is missing or listed twice is an error when the variable is read.
+                # Continuing here would take a time that the file's size does not bound.
+                if others.pop(slice_key(raw_name, tensor_slice(data)), None) is None:
                     return
         for key, entry in others.items():
             self._add(key, entry)
@@ -129,26 +124,26 @@ class Bundle:
         """
         with self._lock:
             if shard not in self._shards:
-                # One look at the folder for all shards, of which there may be thousands.
+                # The folder is listed once for all shards, of which there may be thousands.
                 self._copies = self._copies or self._located.copies()
                 self._shards[shard] = self._located.shard(shard, self.num_shards, self._copies)
             return self._shards[shard]
 
     def parts(self, name: str) -> "list[Part]":
-        """The slices of a variable; one that is all of it, where it is not partitioned.
+        """The slices of a variable; a single one if it is not partitioned.
 
         Raises:
-            Malformed: a slice is missing, or is not of the variable's dtype and its own shape.
+            Malformed: a slice is missing, or has another dtype or shape.
         """
         variable, entry = self.variables[name], self._entries[name]
         if not entry.slices:
             return [Part(self, variable, whole(variable.shape), entry)]
         parts: dict[Box, Part] = {}
         for data in entry.slices:
-            stored = decode_slice(data)
+            stored = tensor_slice(data)
             box = resolve(stored, variable.shape)
             if box in parts:
-                raise protos.Malformed(f"the slice {list(stored)} of {name} is stored twice")
+                raise protos.Malformed(f"the slice {list(stored)} of {name} exists twice")
             part = self._slices.get(slice_key(self._raw_names[name], stored))
             if part is None:
                 raise protos.Malformed(f"the slice {list(stored)} of {name} is missing")
@@ -162,11 +157,11 @@ class Bundle:
         return list(parts.values())
 
     def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
-        """The bytes that variables lie in, by their shards.
+        """The ranges of bytes (start, end) of variables, by their shards.
 
         Raises:
             CheckpointError: a shard is missing.
-            Malformed: a slice is missing, or is none of its variable.
+            Malformed: a slice is missing, or does not fit its variable.
         """
         found: dict[File, list[tuple[int, int]]] = {}
         for name in names:
@@ -175,15 +170,15 @@ class Bundle:
                 found.setdefault(self.shard(part.entry.shard_id), []).append((start, end))
         return found
 
-    def check(self, _name: str, parts: Sequence[Any]) -> None:
-        """Make sure that the shards have the bytes of a variable's `parts`, each its own.
+    def check(self, name: str) -> None:
+        """Check that the shards have the bytes of all slices of a variable.
 
         Raises:
             CheckpointError: a shard is missing or cut off.
-            Malformed: slices share bytes, so that a few stand for a large variable.
+            Malformed: slices share bytes, so that little data stands for a large variable.
         """
         sizes: dict[int, int] = {}
-        for part in parts:
+        for part in self.parts(name):
             part.check()
             shard = part.entry.shard_id
             sizes[shard] = sizes.get(shard, 0) + part.entry.size
@@ -192,7 +187,7 @@ class Bundle:
 
 
 class Part(Struct, frozen=True):
-    """A variable, or a slice of it, as a shard holds it."""
+    """A variable, or a slice of it, in a shard."""
 
     bundle: Bundle
     variable: Variable
@@ -201,16 +196,16 @@ class Part(Struct, frozen=True):
 
     @property
     def position(self) -> tuple[int, int]:
-        """The shard and the byte at which it begins: the order in which reading is cheap."""
+        """Shard and byte of its start: the order in which reading is cheap."""
         return self.entry.shard_id, self.entry.offset
 
     @property
     def checksum(self) -> int | None:
-        """The crc32c of its bytes as they are stored, from the index."""
+        """The crc32c of its stored bytes, from the index."""
         return unmask(self.entry.crc32c)
 
     def check(self) -> None:
-        """Make sure that the shard has all its bytes.
+        """Check that the shard has all its bytes.
 
         Raises:
             CheckpointError: the shard is missing or cut off.
@@ -218,13 +213,12 @@ class Part(Struct, frozen=True):
         self._shard().check(self.entry.offset, self.entry.size)
 
     def stream(self, buffer: memoryview) -> Iterator[memoryview]:
-        """Yield its bytes (little-endian, row-major), piece by piece, in `buffer`.
+        """Yield its bytes (little-endian, row-major) piece by piece in `buffer`.
 
-        A wrong checksum is known only after the last piece: who uses the pieces before must be
-        able to throw them away.
+        A wrong checksum is found after the last piece, so the caller must be able to discard all.
 
         Args:
-            buffer: writable bytes, a multiple of 16; every piece is a part of it.
+            buffer: writable bytes, a multiple of 16.
 
         Raises:
             CheckpointError: the shard is missing or cut off, or the checksum is wrong.
@@ -237,7 +231,7 @@ class Part(Struct, frozen=True):
         for start in range(0, entry.size, len(buffer) or 1):
             piece = buffer[: min(len(buffer), entry.size - start)]
             shard.read_into(entry.offset + start, piece)
-            if self.bundle.verify_checksums:  # of the bytes as they are stored, so before any swap
+            if self.bundle.verify_checksums:  # of the stored bytes, so before they are swapped
                 checksum = crc32c(piece, checksum)
             if self.bundle.swaps_bytes:
                 import numpy as np
@@ -247,9 +241,9 @@ class Part(Struct, frozen=True):
         self._compare(checksum)
 
     def strings(self) -> list[bytes]:
-        """The elements of a string tensor, in row-major order.
+        """The elements of a string tensor in row-major order.
 
-        They are stored as the varints of all lengths, a checksum of the lengths, and all bytes
+        The stored bytes are the lengths as varints, the checksum of the lengths, and the elements
         (tensor_bundle.cc, ReadStringTensor).
 
         Raises:
@@ -259,17 +253,17 @@ class Part(Struct, frozen=True):
         data = self._shard().read(self.entry.offset, self.entry.size)
         try:
             if count > len(data):
-                raise protos.Malformed(f"{count:,} lengths do not fit {len(data):,} bytes")
+                raise protos.Malformed(f"{count:,} elements do not fit into {len(data):,} bytes")
             at, lengths = 0, []
             for _ in range(count):
                 length, at = protos.varint(data, at)
                 lengths.append(length)
             start = at + 4
             if start + sum(lengths) != len(data):
-                raise protos.Malformed(f"its {count:,} lengths do not add up to its size")
+                raise protos.Malformed(f"the {count:,} lengths do not add up to its size")
         except protos.Malformed as error:
             raise self._damaged(str(error)) from error
-        # The checksums are of the lengths as fixed integers, in the byte order of the writer.
+        # The checksum is that of the lengths as fixed integers in the writer's byte order.
         order: Literal["big", "little"]
         order = "big" if self.bundle.swaps_bytes == (sys.byteorder == "little") else "little"
         if self.bundle.verify_checksums:
@@ -291,18 +285,18 @@ class Part(Struct, frozen=True):
 
     def _compare(self, checksum: int) -> None:
         if self.bundle.verify_checksums and checksum != self.checksum:
-            raise self._damaged(f"crc32c {checksum:08x} instead of the index's {self.checksum:08x}")
+            raise self._damaged(f"crc32c {checksum:08x}, in the index {self.checksum:08x}")
 
     def _damaged(self, reason: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._shard().name}: the bytes of {self.variable.name} are"
-            f" damaged ({reason}). Download or copy the file again."
+            f"{self._shard().name} is damaged at {self.variable.name} ({reason}). Download or copy"
+            " it again."
         )
 
 
 def _check_size(variable: Variable, entry: protos.BundleEntry) -> None:
     if variable.nbytes != entry.size:
         raise protos.Malformed(
-            f"{variable.name} has {entry.size:,} bytes, and {variable.tf_dtype}"
-            f" {list(variable.shape)} makes {variable.nbytes:,}"
+            f"{variable.name} has {entry.size:,} bytes, but {variable.tf_dtype}"
+            f" {list(variable.shape)} takes {variable.nbytes:,}"
         )

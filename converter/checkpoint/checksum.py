@@ -1,4 +1,4 @@
-"""crc32c, the checksum of TensorFlow's files: in hardware, of any buffer, without the GIL."""
+"""crc32c, the checksum of TensorFlow's files: in hardware, for any buffer, without the GIL."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,8 @@ __all__ = ["crc32c", "unmask"]
 if TYPE_CHECKING:
     from crc32c import crc32c
 else:
-    # `import crc32c` reads its own version from the metadata of the installed packages, a sixth of
-    # the time that a small conversion takes. Its extension alone is loaded in no time.
+    # `import crc32c` reads its version from the metadata of the installed packages, which takes a
+    # sixth of the time of a small conversion. Loading its extension alone takes almost none.
     try:
         from importlib.machinery import PathFinder
         from importlib.util import find_spec, module_from_spec
@@ -18,7 +18,7 @@ else:
         _extension = module_from_spec(_spec)
         _spec.loader.exec_module(_extension)
         crc32c = _extension.crc32c
-    except (AttributeError, ImportError):  # another version may be laid out otherwise
+    except (AttributeError, ImportError):  # a version with another layout
         from crc32c import crc32c
 
 

@@ -7,7 +7,7 @@ from ..errors import CheckpointError
 if TYPE_CHECKING:
     import numpy as np
 
-# number -> (name, bytes per element). A dtype of 0 bytes is listed, and can't be read as numbers.
+# number -> (name, bytes per element). A dtype of 0 bytes can't be read as numbers.
 DTYPES: dict[int, tuple[str, int]] = {
     1: ("float32", 4),
     2: ("float64", 8),
@@ -51,10 +51,10 @@ _NUMPY = {
 
 
 def numpy_dtype(name: str) -> "np.dtype[Any]":
-    """The numpy dtype (one of ml_dtypes where numpy has none) that holds a TensorFlow dtype.
+    """The numpy dtype of a TensorFlow dtype, from ml_dtypes if numpy has none.
 
     Raises:
-        CheckpointError: nothing holds it.
+        CheckpointError: neither has one.
     """
     import numpy as np
 
@@ -62,11 +62,11 @@ def numpy_dtype(name: str) -> "np.dtype[Any]":
         return np.dtype(name)
     if name == "string":
         return np.dtype(object)
-    if name.startswith(("qint", "quint")):  # as TensorFlow's own reader gives them
+    if name.startswith(("qint", "quint")):  # like TensorFlow's reader
         return np.dtype(name.removeprefix("q"))
     import ml_dtypes
 
     held: type[np.generic] | None = getattr(ml_dtypes, name, None)
     if held is None:
-        raise CheckpointError(f"{name} is a dtype that numpy can't hold")
+        raise CheckpointError(f"numpy can't represent {name}")
     return np.dtype(held)

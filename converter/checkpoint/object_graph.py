@@ -1,4 +1,4 @@
-"""The object graph of a TF2 checkpoint, which knows the names that a program gave its variables.
+"""The object graph of a TF2 checkpoint, which has the names that the program gave its variables.
 
 Format: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
@@ -6,16 +6,19 @@ Format: tensorflow/core/protobuf/trackable_object_graph.proto.
 from collections.abc import Iterator
 
 from ..errors import CheckpointError
-from .protos import LENGTH, Malformed, fields
+from .protos import LENGTH, Malformed, field, fields
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_NODES = field(1, LENGTH)  # of TrackableObjectGraph
+_ATTRIBUTES = field(2, LENGTH)  # of TrackableObject
+_FULL_NAME, _CHECKPOINT_KEY = field(2, LENGTH), field(3, LENGTH)  # of SerializedTensor
 
 
 def full_names(source: str, graph: bytes) -> Iterator[tuple[str, str]]:
-    """Yield checkpoint key and the variable's own name, where the graph has one.
+    """Yield (checkpoint key, full name) for each variable that has a full name.
 
     Args:
-        source: names the checkpoint in errors.
+        source: the checkpoint, for messages.
         graph: a serialized TrackableObjectGraph.
 
     Raises:
@@ -23,16 +26,16 @@ def full_names(source: str, graph: bytes) -> Iterator[tuple[str, str]]:
     """
     try:
         for tag, _, node in fields(graph):
-            if tag != 1 << 3 | LENGTH:
+            if tag != _NODES:
                 continue
             for subtag, _, attribute in fields(node):
-                if subtag != 2 << 3 | LENGTH:
+                if subtag != _ATTRIBUTES:
                     continue
                 full_name = key = b""
-                for field, _, text in fields(attribute):
-                    if field == 2 << 3 | LENGTH:
+                for name, _, text in fields(attribute):
+                    if name == _FULL_NAME:
                         full_name = text
-                    elif field == 3 << 3 | LENGTH:
+                    elif name == _CHECKPOINT_KEY:
                         key = text
                 if full_name:
                     yield (

@@ -14,8 +14,9 @@ from ..storage.location import parse_location
 from .bundle import Bundle
 from .locate import locate
 from .object_graph import OBJECT_GRAPH, full_names
+from .protocols import Part, Storage
 from .protos import Malformed
-from .slices import Part, check_tiling, fill, in_order, place_strings, whole
+from .slices import check_tiling, fill, in_order, place_strings, whole
 from .v1 import SavedTensorSlices
 from .variable import Variable
 
@@ -53,15 +54,15 @@ def open_checkpoint(
 
 
 class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
-    """A checkpoint's variables by name, each read anew whenever it is asked for.
+    """A checkpoint's variables by name; a variable is read each time it is accessed.
 
-    `checkpoint[name]` is an array of the variable's dtype and shape, as TensorFlow holds it;
-    strings are bytes in an array of objects. It raises KeyError for a name that is not there, and
-    CheckpointError where the data is missing or damaged.
+    `checkpoint[name]` is an array with the variable's dtype and shape in TensorFlow; strings are
+    bytes in an array of objects. It raises KeyError for an unknown name, and CheckpointError if the
+    data is missing or damaged.
 
-    Reading is safe in several threads. A checkpoint can be pickled, and is opened again where it is
-    unpickled. As a context manager it closes its files at the end; without, they are closed with
-    the last reference to it.
+    Reading is safe in several threads. A checkpoint can be pickled, and is opened again when it is
+    unpickled. As a context manager it closes its files at the end; otherwise they are closed
+    together with the last reference to it.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         location = str(parse_location(path).absolute())
         self._arguments = location, verify_checksums, None, expected
         self._located = locate(path, progress, expected)
-        self._storage: Bundle | SavedTensorSlices | None = (
+        self._storage: Storage | None = (
             SavedTensorSlices(self._located.tables())
             if self._located.is_v1
             else Bundle(self._located, verify_checksums)
@@ -85,37 +86,37 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         self._add_full_names()
 
     def _add_full_names(self) -> None:
-        """What the object graph of TF2 says; it is in a shard, which may not be there."""
+        """Add the names in the object graph of TF2, if the shard with it exists."""
         graph = self._variables.get(OBJECT_GRAPH)
         if graph is None or (graph.tf_dtype, graph.shape) != ("string", ()):
             return
         try:
             parts = self._whole_parts(OBJECT_GRAPH)
         except CheckpointError:
-            return  # an index without its data can still be listed
+            return  # without its data, the variables of an index can still be listed
         (text,) = parts[0].strings()
         for key, full_name in full_names(self._opened.index.name, text):
             if key in self._variables:
                 self._variables[key] = replace(self._variables[key], full_name=full_name)
 
     @property
-    def _opened(self) -> "Bundle | SavedTensorSlices":
+    def _opened(self) -> Storage:
         if self._storage is None:
             raise ValueError("the checkpoint is closed")
         return self._storage
 
     def _parts(self, name: str) -> Sequence[Part]:
         with self._damage_of(name):
-            parts: Sequence[Part] = self._opened.parts(name)
+            parts = self._opened.parts(name)
             if len(parts) != 1 or parts[0].box != whole(self._variables[name].shape):
                 check_tiling([part.box for part in parts], self._variables[name].shape)
         return parts
 
     def _whole_parts(self, name: str) -> Sequence[Part]:
-        """The parts of a variable whose data is known to be there, all of it."""
+        """The parts of a variable, all of whose data is known to exist."""
         parts = self._parts(name)
         with self._damage_of(name):
-            self._opened.check(name, parts)
+            self._opened.check(name)
         return parts
 
     @contextmanager
@@ -134,7 +135,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
     @property
     def note(self) -> str:
-        """What a person should know of how it was found; mostly empty."""
+        """What a person should know of how it was found; usually empty."""
         return self._located.note
 
     @property
@@ -149,7 +150,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
     @property
     def variables(self) -> Mapping[str, Variable]:
-        """Name -> dtype, shape and nbytes; no data is read for it."""
+        """The description of each variable by name; no data is read."""
         return MappingProxyType(self._variables)
 
     @property
@@ -158,7 +159,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         return self._opened.index
 
     def data_files(self) -> list[File]:
-        """The files that hold the data.
+        """The files with the data.
 
         Raises:
             CheckpointError: one is missing.
@@ -166,15 +167,19 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         return [self._opened.shard(shard) for shard in range(self._opened.num_shards)]
 
     def companion(self, name: str, pattern: str) -> File | None:
-        """The file `name` beside the checkpoint, else the only one that matches `pattern`.
+        """The file `name` next to the checkpoint, or the only one that matches `pattern`.
+
+        Args:
+            name: the usual name.
+            pattern: a regular expression for the whole name.
 
         Raises:
-            CheckpointError: there are several, and none has the name itself.
+            CheckpointError: several files match, and none is called `name`.
         """
         return self._located.companion(name, pattern)
 
     def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
-        """The ranges of bytes (start, end) that variables lie in, by their data files.
+        """The ranges of bytes (start, end) of variables, by their data files.
 
         Raises:
             CheckpointError: a data file is missing, or the index is damaged.
@@ -187,22 +192,26 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         return found
 
     def fetch(self, names: Iterable[str], progress: Progress | None = None) -> None:
-        """Say which variables will be read: from afar they come all at once, and no others.
+        """Announce the variables to be read: those of a remote checkpoint are downloaded.
+
+        Args:
+            names: the variables.
+            progress: told of the bytes that are downloaded.
 
         Raises:
-            CheckpointError: they can't be had.
+            CheckpointError: they can't be downloaded.
         """
         for file, ranges in self.spans(names).items():
             file.fetch(ranges, progress)
 
     def position(self, name: str) -> tuple[int, int]:
-        """Shard and byte offset of a variable: the order in which reading is cheap."""
+        """Data file and byte of a variable's start: the order in which reading is cheap."""
         return self._parts(name)[0].position
 
     def checksum(self, name: str) -> int | None:
-        """The crc32c of a variable's stored bytes, as the index has it.
+        """The crc32c of a variable's stored bytes, from the index.
 
-        None where the checkpoint has none of the whole: of a partitioned variable, and in V1.
+        It is None for a partitioned variable, whose slices have one each, and in V1.
         """
         parts = self._parts(name)
         return parts[0].checksum if len(parts) == 1 else None
@@ -210,21 +219,20 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     def stream(self, name: str, buffer: memoryview) -> Iterator[memoryview]:
         """Yield a variable's bytes (little-endian, row-major) piece by piece in `buffer`.
 
-        A wrong checksum is raised after the last piece: what was done with the pieces before must
-        then be thrown away.
+        A wrong checksum is found after the last piece, so the caller must be able to discard all.
 
         Args:
             name: the variable, of numbers.
-            buffer: writable bytes, whole rows of the variable or whole elements.
+            buffer: writable bytes, as many as whole rows or whole elements have.
 
         Raises:
-            CheckpointError: the data is missing, cut off or damaged, or no numbers.
-            ValueError: the buffer holds no whole number of elements.
+            CheckpointError: the data is missing, cut off or damaged, or the variable has strings.
+            ValueError: the buffer's size is not a multiple of an element's.
         """
         variable = self._variables[name]
         _refuse_strings(variable)
         if variable.nbytes and (not buffer or len(buffer) % variable.dtype.itemsize):
-            raise ValueError(f"{len(buffer):,} bytes hold no whole elements of {name}")
+            raise ValueError(f"{len(buffer):,} bytes are not whole elements of {name}")
         parts = sorted(self._whole_parts(name), key=lambda part: part.box)
         if in_order([part.box for part in parts], variable.shape):
             for part in parts:
@@ -241,14 +249,14 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
         variable = self._variables[name]
         dtype = variable.dtype
-        # Memory is asked for when the data is known to be there: the index may say anything.
+        # The data is checked before memory is allocated, as the index may claim any shape.
         parts = self._whole_parts(name)
         is_text = variable.tf_dtype == "string"
         strings = [part.strings() for part in parts] if is_text else []
         try:
             array = np.empty(variable.shape, dtype)
         except ValueError as error:
-            raise CheckpointError(f"{name} is nothing that numpy can hold: {error}") from error
+            raise CheckpointError(f"numpy can't hold {name}: {error}") from error
         for part, texts in zip(parts, strings, strict=is_text):
             place_strings(array, part.box, texts)
         if not is_text:
@@ -260,11 +268,11 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
         Args:
             name: the variable, of numbers.
-            buffer: a writable memoryview, bytearray, array or the like, in one piece.
+            buffer: a writable, contiguous memoryview, bytearray, array or the like.
 
         Raises:
-            CheckpointError: the data is missing, cut off or damaged, or no numbers.
-            ValueError: the buffer has another size, can't be written to, or has gaps.
+            CheckpointError: the data is missing, cut off or damaged, or the variable has strings.
+            ValueError: the buffer has another size, is read-only or not contiguous.
         """
         import numpy as np
 
@@ -277,12 +285,12 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         if not view.nbytes:
             return
         if view.readonly or not view.c_contiguous:
-            raise ValueError(f"{name} needs a buffer that can be written to, in one piece")
+            raise ValueError(f"{name} needs a writable, contiguous buffer")
         array = np.frombuffer(view.cast("B"), np.uint8).view(variable.dtype)
         try:
             array = array.reshape(variable.shape)
         except ValueError as error:
-            raise CheckpointError(f"{name} is nothing that numpy can hold: {error}") from error
+            raise CheckpointError(f"numpy can't hold {name}: {error}") from error
         self._fill(array, parts)
 
     def _fill(self, array: "np.ndarray[Any, Any]", parts: Sequence[Part]) -> None:
@@ -314,6 +322,4 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
 
 def _refuse_strings(variable: Variable) -> None:
     if variable.tf_dtype == "string":
-        raise CheckpointError(
-            f"{variable.name} is a string tensor; its bytes are no array of numbers"
-        )
+        raise CheckpointError(f"{variable.name} is a string tensor, not an array of numbers")

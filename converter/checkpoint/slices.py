@@ -1,47 +1,21 @@
-"""Partitioned variables: the keys under which slices are stored, and how slices fit together.
+"""Partitioned variables: the keys of their slices, and how the slices fit together.
 
-Formats: tensorflow/core/lib/strings/ordered_code.cc, tensorflow/core/framework/tensor_slice.proto,
-and EncodeTensorNameSlice in tensorflow/core/util/saved_tensor_slice_util.cc.
+Formats: tensorflow/core/lib/strings/ordered_code.cc, and EncodeTensorNameSlice in
+tensorflow/core/util/saved_tensor_slice_util.cc.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .protos import LENGTH, VARINT, Malformed, fields, signed
-from .variable import Variable
-
-Box = tuple[tuple[int, int], ...]
-"""A slice of a tensor: (start, length) for every dimension."""
-
-
-class Part(Protocol):
-    """A variable, or a slice of it, that can be read."""
-
-    @property
-    def variable(self) -> Variable: ...
-
-    @property
-    def box(self) -> Box: ...
-
-    @property
-    def position(self) -> tuple[int, int]: ...
-
-    @property
-    def checksum(self) -> int | None: ...
-
-    def stream(self, buffer: memoryview) -> Iterator[memoryview]: ...
-
-    def strings(self) -> list[bytes]: ...
-
+from .protocols import Part
+from .protos import FULL, Box, Malformed
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
-
-FULL = -1  # the length of an extent that spans its whole dimension
 
 _PRIME = (1 << 127) - 1
 
@@ -49,27 +23,12 @@ _ESCAPES = {b"\x00": b"\x00\xff", b"\xff": b"\xff\x00"}
 _STRING_END = b"\x00\x01"
 
 
-def decode_slice(data: bytes) -> Box:
-    """Decode a TensorSliceProto; an extent without a length has `FULL`."""
-    box = []
-    for tag, _, payload in fields(data):
-        if tag == 1 << 3 | LENGTH:
-            start, length = 0, FULL
-            for subtag, number, _ in fields(payload):
-                if subtag == 1 << 3 | VARINT:
-                    start = signed(number)
-                elif subtag == 2 << 3 | VARINT:
-                    length = signed(number)
-            box.append((start, length))
-    return tuple(box)
-
-
 def slice_key(name: bytes, box: Box) -> bytes:
-    """The key of a slice: 0, the variable's name, the rank, then every start and length.
+    """The key of a slice: 0, the variable's name, the rank, then each start and length.
 
     Args:
-        name: as the checkpoint has it.
-        box: as the checkpoint has it, `FULL` where it says so.
+        name: the variable, as the checkpoint spells it.
+        box: the slice, with `FULL` as the checkpoint has it.
     """
     escaped = re.sub(rb"[\x00\xff]", lambda found: _ESCAPES[found[0]], name)
     rank = len(box).to_bytes((len(box).bit_length() + 7) // 8, "big")
@@ -78,7 +37,7 @@ def slice_key(name: bytes, box: Box) -> bytes:
 
 
 def _signed_number(value: int) -> bytes:
-    """OrderedCode's signed integer: as many leading ones, after the sign, as it has bytes."""
+    """OrderedCode's signed integer: the sign is followed by one 1 for each byte."""
     bits = (value if value >= 0 else ~value).bit_length()
     size = bits // 7 + 1
     header = ((1 << size) - 1) << (8 * size - size)  # `size` ones at the top
@@ -86,34 +45,34 @@ def _signed_number(value: int) -> bytes:
 
 
 def resolve(box: Box, shape: Sequence[int]) -> Box:
-    """A slice with real lengths in place of `FULL`.
+    """A slice with actual lengths in place of `FULL`.
 
     Raises:
-        Malformed: it does not lie in a tensor of that shape.
+        Malformed: it is not inside a tensor of that shape.
     """
     if len(box) != len(shape):
-        raise Malformed(f"a slice of {len(box)} dimensions, of {len(shape)}")
+        raise Malformed(f"a slice has {len(box)} dimensions in place of {len(shape)}")
     resolved = []
     for (start, length), size in zip(box, shape, strict=True):
         length = size - start if length == FULL else length
         if start < 0 or length < 0 or start + length > size:
-            raise Malformed(f"a slice from {start} of length {length} in a dimension of {size}")
+            raise Malformed(f"a slice has {length} from {start} of a dimension of {size}")
         resolved.append((start, length))
     return tuple(resolved)
 
 
 def check_tiling(boxes: Iterable[Box], shape: Sequence[int]) -> None:
-    """Make sure that slices cover a tensor, each element once.
+    """Check that slices cover a tensor, each element once.
 
-    Every coordinate of every dimension gets a random weight, and a box the product of the
-    differences between its ends': a measure that adds up over any tiling. As polynomials in the
-    weights, the sum over the boxes and the measure of the whole are the same only if each element
-    is covered once (their mixed differences say how often); drawn anew modulo a large prime, they
-    agree by chance once in 2^100 times (Schwartz-Zippel). This takes linear time for any boxes,
-    those that no straight cut separates too.
+    Each coordinate of each dimension gets a random weight. The measure of a box is the product,
+    over the dimensions, of the difference between the weights of its ends, so that measures add up
+    over a tiling. As polynomials in the weights, the sum over the boxes equals the measure of the
+    tensor only if each element is covered once. With random weights modulo a large prime, they are
+    equal by chance once in 2^100 times (Schwartz-Zippel). The time is linear in the number of
+    boxes, even if no straight cut separates them.
 
     Raises:
-        Malformed: there is a hole or an overlap.
+        Malformed: there is a gap or an overlap.
     """
     weights: list[dict[int, int]] = [_Weights() for _ in shape]
 
@@ -124,7 +83,7 @@ def check_tiling(boxes: Iterable[Box], shape: Sequence[int]) -> None:
         return product
 
     if sum(map(measure, boxes)) % _PRIME != measure(whole(shape)):
-        raise Malformed("its slices overlap, or do not cover it")
+        raise Malformed("its slices overlap or do not cover it")
 
 
 class _Weights(dict[int, int]):
@@ -139,7 +98,7 @@ def whole(shape: Sequence[int]) -> Box:
 
 
 def in_order(boxes: Sequence[Box], shape: Sequence[int]) -> bool:
-    """Whether slices, one after another, are the bytes of the tensor: cut along rows alone."""
+    """Whether the slices' bytes, one after another, are the tensor's: it is cut along rows only."""
     return all(
         start == 0 and length == size
         for box in boxes
@@ -148,12 +107,12 @@ def in_order(boxes: Sequence[Box], shape: Sequence[int]) -> bool:
 
 
 def fill(array: "Array", part: Part, scratch: memoryview) -> None:
-    """Read a slice to its place in an array of numbers.
+    """Read a slice into its place in an array of numbers.
 
     Args:
-        array: of the variable's whole shape.
+        array: an array of the whole variable's shape.
         part: the slice.
-        scratch: writable bytes, for a slice whose place is not one piece of memory.
+        scratch: writable bytes, for a slice whose place is not contiguous.
     """
     import numpy as np
 
@@ -175,7 +134,7 @@ def fill(array: "Array", part: Part, scratch: memoryview) -> None:
 
 
 def place_strings(array: "Array", box: Box, strings: list[bytes]) -> None:
-    """Put the elements of a slice of a string tensor to their place in an array of objects."""
+    """Put the elements of a slice of a string tensor into their place in an array of objects."""
     import numpy as np
 
     place = _place(array, box)
@@ -186,5 +145,5 @@ def place_strings(array: "Array", box: Box, strings: list[bytes]) -> None:
 
 def _place(array: "Array", box: Box) -> "Array":
     extents: list[Any] = [slice(start, start + length) for start, length in box]
-    place: Array = array[(*extents, ...)]  # the ellipsis makes it a view of a scalar, too
+    place: Array = array[(*extents, ...)]  # the ellipsis makes a view of a scalar, too
     return place

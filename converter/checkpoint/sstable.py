@@ -1,7 +1,7 @@
-"""The table file (a sorted string table in LevelDB's layout) that holds an index.
+"""The table file of an index: a sorted string table in LevelDB's layout.
 
-Format: tensorflow/core/lib/io/format.cc, block.cc and table_builder.cc. The bytes are untrusted:
-every size and offset is checked against the file before anything is read or allocated.
+Format: tensorflow/core/lib/io/format.cc, block.cc and table_builder.cc. The bytes are not trusted:
+each size and offset is checked against the file before it is used to read or to allocate.
 """
 
 import struct
@@ -16,26 +16,26 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
 TRAILER_BYTES = 5  # compression type, masked crc32c
 NO_COMPRESSION, SNAPPY = 0, 1
-# Snappy's longest copy makes 64 bytes of 3, so no valid block grows by more.
+# Snappy's longest copy turns 3 bytes into 64, so no valid block grows more.
 SNAPPY_GROWTH = 22
-# TensorFlow writes every 16th key in full, so the keys of a block are together at most 16 times as
-# long as the block. Without a bound, a few bytes that repeat a long key would fill the memory.
+# TensorFlow writes each 16th key in full, so the keys of a block have at most 16 times its bytes.
+# Without a bound, a few bytes that repeat a long key would fill the memory.
 KEYS_GROWTH, KEYS_ALWAYS = 16, 1 << 19
 
 
 def is_table(file: File) -> bool:
-    """Whether the file ends as a table does."""
+    """Whether the file ends like a table."""
     return file.size >= FOOTER_BYTES and file.read(file.size - 8, 8) == MAGIC.to_bytes(8, "little")
 
 
 class Table:
     """A table file: its pairs of key and value in order, or one value by its key.
 
-    No more than a block is in memory at a time, and the list of the blocks.
+    Only the list of the blocks and one block are in memory at a time.
 
     Raises:
-        Malformed: the file is no table, or (when a block is read) a checksum is wrong or the keys
-            do not ascend.
+        Malformed: the file is not a table, or (when a block is read) a checksum is wrong or the
+            keys are not sorted.
     """
 
     def __init__(self, file: File) -> None:
@@ -45,18 +45,21 @@ class Table:
                 "it has no footer of a TensorFlow table, so it is cut off or has another format"
             )
         footer = file.read(file.size - FOOTER_BYTES, FOOTER_BYTES)
-        _, at = _handle(footer, 0)  # the metaindex, which TensorFlow leaves empty
+        _, at = _handle(footer, 0)  # the metaindex, which is empty in TensorFlow
         index_handle, _ = _handle(footer, at)
-        self._separators: list[bytes] = []  # no key of a block is greater than its separator
+        self._separators: list[bytes] = []  # each is at least as large as every key of its block
         self._handles: list[tuple[int, int]] = []
-        self._last: tuple[int, dict[bytes, bytes]] = -1, {}  # the block that `get` read last
+        self._last: tuple[int, dict[bytes, bytes]] = (
+            -1,
+            {},
+        )  # number and content of the last block that `get` read
         end = 0
         for separator, value in _entries(_block(file, index_handle)):
             (offset, size), _ = _handle(value, 0)
-            # A writer lays its blocks one after another. Insisting on it bounds the work: no byte
-            # of the file is read twice.
+            # Blocks are written one after another. Requiring that bounds the work: no byte of the
+            # file is read twice.
             if offset < end:
-                raise Malformed(f"block at byte {offset:,} overlaps the block before it")
+                raise Malformed(f"the block at byte {offset:,} overlaps the one before it")
             end = offset + size + TRAILER_BYTES
             _check_inside(file, offset, size)
             self._separators.append(separator)
@@ -68,24 +71,24 @@ class Table:
             for key, value in _entries(_block(self.file, handle)):
                 if previous is not None and key <= previous:
                     raise Malformed(
-                        f"key {key!r} comes after {previous!r}, but keys must be sorted and unique"
+                        f"key {key!r} follows {previous!r}: the keys are repeated or not sorted"
                     )
                 previous = key
                 yield key, value
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, if it is there; reads one block, if it is not the one of before."""
+        """The value of a key, or None; reads one block, unless it is the last one that was read."""
         number = bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
-        last, values = self._last  # one look: another thread may put its own here
+        last, values = self._last  # read once, as another thread may replace it
         if last != number:
             values = dict(_entries(_block(self.file, self._handles[number])))
             self._last = number, values
         return values.get(key)
 
     def span(self, key: bytes) -> tuple[int, int]:
-        """The bytes of the block that a key would be in; none where no block can have it."""
+        """The range of the block that may have a key; an empty one if no block can have it."""
         number = bisect_left(self._separators, key)
         if number == len(self._handles):
             return 0, 0
@@ -101,7 +104,7 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 def _check_inside(file: File, offset: int, size: int) -> None:
     if offset + size + TRAILER_BYTES > file.size - FOOTER_BYTES:
-        raise Malformed(f"a block of {size:,} bytes at byte {offset:,} reaches past the end")
+        raise Malformed(f"a block of {size:,} bytes at byte {offset:,} ends after the file")
 
 
 def _block(file: File, handle: tuple[int, int]) -> bytes:
@@ -116,7 +119,7 @@ def _block(file: File, handle: tuple[int, int]) -> bytes:
         return contents
     if kind == SNAPPY:
         return _uncompress(contents)
-    raise Malformed(f"the block at byte {offset:,} has the unknown compression {kind}")
+    raise Malformed(f"the block at byte {offset:,} has an unknown compression ({kind})")
 
 
 def _uncompress(contents: bytes) -> bytes:
@@ -132,18 +135,18 @@ def _uncompress(contents: bytes) -> bytes:
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a block's (key, value) pairs; a key repeats `shared` bytes of the one before it."""
+    """Yield a block's (key, value) pairs; a key shares its first bytes with the one before it."""
     if len(block) < 4:
-        raise Malformed("a block is too short to count its restarts")
+        raise Malformed("a block is too short for the number of its restarts")
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if end < 0:
         raise Malformed(f"a block of {len(block):,} bytes claims {restarts:,} restarts")
     at = 0
     key = b""
-    room = KEYS_ALWAYS + KEYS_GROWTH * len(block)
+    allowed = KEYS_ALWAYS + KEYS_GROWTH * len(block)
     while at < end:
-        shared, fresh, length = block[at : at + 3]  # the restarts after `end` have 4 bytes
+        shared, fresh, length = block[at : at + 3]  # the restarts after `end` have 4 bytes or more
         if shared | fresh | length < 0x80:
             at += 3
         else:
@@ -151,10 +154,10 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
             fresh, at = varint(block, at)
             length, at = varint(block, at)
         if shared > len(key) or fresh + length > end - at:
-            raise Malformed("an entry reaches past its block")
-        room -= shared + fresh
-        if room < 0:
-            raise Malformed(f"a block of {len(block):,} bytes repeats its keys too often")
+            raise Malformed("an entry ends after its block")
+        allowed -= shared + fresh
+        if allowed < 0:
+            raise Malformed(f"the keys of a block of {len(block):,} bytes take too much memory")
         key = key[:shared] + block[at : at + fresh]
         at += fresh
         yield key, block[at : at + length]

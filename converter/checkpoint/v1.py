@@ -1,34 +1,40 @@
-"""TensorFlow's V1 checkpoint: tables of SavedTensorSlices, with the data inside.
+"""TensorFlow's V1 checkpoint: tables of SavedTensorSlices, which include the data.
 
 Format: tensorflow/core/util/saved_tensor_slice.proto, tensor_slice_writer.cc and
-tensorflow/core/framework/tensor.proto. One table, or several shards, each of which lists the
-variables that it has slices of. Tensors have no checksum of their own; the tables' blocks have.
+tensorflow/core/framework/tensor.proto. There is one table, or several, each of which lists the
+variables that it has slices of. Tensors have no checksum; the blocks of the tables have.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from ..errors import CheckpointError
 from ..storage.files import File
 from . import protos
-from .protos import LENGTH, VARINT, Malformed, fields
-from .slices import Box, decode_slice, resolve, slice_key, whole
+from .protos import LENGTH, VARINT, Box, Malformed, field, fields, tensor_slice, unsupported
+from .slices import resolve, slice_key, whole
 from .sstable import Table
 from .variable import Variable, describe
 
-VERSION = 1  # TF_CHECKPOINT_VERSION, the newest that this reader knows
-# A TensorProto may leave out values at the end that repeat the last one, so that a few bytes stand
-# for any number of values. More than this, and than so many times the file, is refused.
+VERSION = 1  # TF_CHECKPOINT_VERSION, the newest that this reader supports
+# A TensorProto may leave out final values that repeat the last one, so that a few bytes stand for
+# any number of values. A variable with more bytes than REPEATED_BYTES and REPEATED_GROWTH times the
+# file must have all its values.
 REPEATED_BYTES, REPEATED_GROWTH = 64 << 20, 4
 
-# The fields of a TensorProto that hold values: as they are, by numpy's name of them, or as varints.
+_METAS, _DATA = field(1, LENGTH), field(2, LENGTH)  # of SavedTensorSlices
+_TENSORS, _VERSIONS = field(1, LENGTH), field(2, LENGTH)  # of SavedTensorSliceMeta
+_NAME, _SHAPE, _DTYPE = field(1, LENGTH), field(2, LENGTH), field(3, VARINT)  # of SavedSliceMeta
+_SLICES = field(4, LENGTH)
+_TENSOR = field(3, LENGTH)  # of SavedSlice
+
+# The numbers of the fields of TensorProto that have values: raw bytes, strings, or by dtype.
 _CONTENT, _STRINGS, _FLOAT8 = 4, 8, 18
 _FIXED = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
 _VARINTS = {"int64": 10, "bool": 11, "float16": 13, "bfloat16": 13, "uint32": 16, "uint64": 17}
-_INTS = 7  # of every other integer
+_INTS = 7  # for all other integers
 _VARINTS_AT_ONCE = 1 << 16  # bytes
 
 
@@ -39,23 +45,23 @@ class Part(Struct, frozen=True):
     box: Box
     table: Table
     raw_name: bytes
-    stored: Box  # as the table has it
-    position: tuple[int, int]  # which table; in it, slices are sorted by name
-    checksum: None = None  # V1 has checksums of blocks only
+    stored: Box  # with `FULL` as the table has it
+    position: tuple[int, int]  # the table's number, and 0: in a table, slices are sorted by name
+    checksum: None = None  # only blocks have checksums
 
     def check(self) -> None:
-        """Make sure that its values are there.
+        """Check that its values exist.
 
         Raises:
-            CheckpointError: the block is damaged, or holds something else.
+            CheckpointError: the block is damaged, or has other values.
         """
         self._values()
 
     def stream(self, buffer: memoryview) -> Iterator[memoryview]:
-        """Yield its bytes (little-endian, row-major), piece by piece, in `buffer`.
+        """Yield its bytes (little-endian, row-major) piece by piece in `buffer`.
 
         Raises:
-            CheckpointError: the block is damaged, or holds something else.
+            CheckpointError: the block is damaged, or has other values.
         """
         data, _ = self._values()
         values = memoryview(data)
@@ -65,10 +71,10 @@ class Part(Struct, frozen=True):
             yield piece
 
     def strings(self) -> list[bytes]:
-        """The elements of a string tensor, in row-major order.
+        """The elements of a string tensor in row-major order.
 
         Raises:
-            CheckpointError: the block is damaged, or holds something else.
+            CheckpointError: the block is damaged, or has other values.
         """
         return self._values()[1]
 
@@ -79,23 +85,23 @@ class Part(Struct, frozen=True):
             if saved is None:
                 raise Malformed("a slice is missing")
             count = math.prod(length for _, length in self.box)
-            may_repeat = _room(self.variable) <= REPEATED_BYTES + REPEATED_GROWTH * file.size
+            may_repeat = _memory(self.variable) <= REPEATED_BYTES + REPEATED_GROWTH * file.size
             return _tensor_values(_saved_tensor(saved), self.variable, count, may_repeat)
         except Malformed as error:
             raise CheckpointError(
-                f"{file.name}: the bytes of {self.variable.name} are damaged ({error}). Download or"
-                " copy the file again."
+                f"{file.name} is damaged at {self.variable.name} ({error}). Download or copy it"
+                " again."
             ) from error
 
 
 class SavedTensorSlices:
-    """The tensors of a V1 checkpoint; the block that holds a slice is read when it is asked for.
+    """The tensors of a V1 checkpoint; a block is read only when its data is needed.
 
     Args:
         files: the tables.
 
     Raises:
-        CheckpointError: a table is damaged, or of a version that can't be read.
+        CheckpointError: a table is damaged, or its version is not supported.
     """
 
     format = "TensorFlow V1 (SavedTensorSlices)"
@@ -106,14 +112,14 @@ class SavedTensorSlices:
         self.num_shards = len(files)
         self.variables: dict[str, Variable] = {}
         self._raw_names: dict[str, bytes] = {}
-        self._slices: dict[str, list[tuple[int, bytes]]] = {}  # tables, and what they say of slices
+        self._slices: dict[str, list[tuple[int, bytes]]] = {}  # number of the table, SavedSliceMeta
         self._tables: list[Table] = []
         for file in files:
             try:
                 self._add(Table(file))
             except Malformed as error:
                 raise CheckpointError(
-                    f"{file.name} is damaged or is not a V1 checkpoint that TensorFlow wrote:"
+                    f"{file.name} is damaged, or not a V1 checkpoint that TensorFlow wrote:"
                     f" {error}. Download or copy it again."
                 ) from error
 
@@ -126,9 +132,9 @@ class SavedTensorSlices:
             variable = describe(raw_name, dtype, shape, 0)
             name = variable.name
             if self._raw_names.setdefault(name, raw_name) != raw_name:
-                raise Malformed(f"two variables are shown as {name}")
+                raise Malformed(f"two variables have the name {name}")
             if self.variables.setdefault(name, variable) != variable:
-                raise Malformed(f"{name} is described in two ways")
+                raise Malformed(f"{name} has two different descriptions")
             self._slices.setdefault(name, []).append((len(self._tables), saved))
         self._tables.append(table)
 
@@ -137,10 +143,10 @@ class SavedTensorSlices:
         return self.files[shard]
 
     def parts(self, name: str) -> list[Part]:
-        """The slices of a variable, in the order of the tables, so that no block is read twice.
+        """The slices of a variable in the order of the tables, so that no block is read twice.
 
         Raises:
-            Malformed: one is not within the variable, or is stored twice.
+            Malformed: one does not fit the variable, or exists twice.
         """
         variable, raw_name = self.variables[name], self._raw_names[name]
         parts: dict[Box, Part] = {}
@@ -149,16 +155,16 @@ class SavedTensorSlices:
             for stored in boxes:
                 box = resolve(stored, variable.shape)
                 if box in parts:
-                    raise Malformed(f"the slice {list(stored)} is stored twice")
+                    raise Malformed(f"the slice {list(stored)} exists twice")
                 table = self._tables[number]
                 parts[box] = Part(variable, box, table, raw_name, stored, (number, 0))
         return sorted(parts.values(), key=lambda part: (part.position, part.stored))
 
     def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
-        """The bytes of the blocks that variables are in, by their tables.
+        """The ranges (start, end) of the blocks of variables, by their tables.
 
         Raises:
-            Malformed: a slice is none of its variable.
+            Malformed: a slice does not fit its variable.
         """
         found: dict[File, list[tuple[int, int]]] = {}
         for name in names:
@@ -167,64 +173,63 @@ class SavedTensorSlices:
                 found.setdefault(part.table.file, []).append(span)
         return found
 
-    def check(self, name: str, parts: Sequence[Any]) -> None:
-        """Make sure that a variable much larger than the files has the values of all its `parts`.
+    def check(self, name: str) -> None:
+        """Check that a variable that is much larger than the files has all its values.
 
         Raises:
             CheckpointError: a block is damaged, or values are missing.
         """
         largest = max(file.size for file in self.files)
-        if _room(self.variables[name]) > REPEATED_BYTES + REPEATED_GROWTH * largest:
-            for part in parts:
+        if _memory(self.variables[name]) > REPEATED_BYTES + REPEATED_GROWTH * largest:
+            for part in self.parts(name):
                 part.check()
 
 
-def _room(variable: Variable) -> int:
-    """The bytes of memory that a variable takes; of a string, those of the reference to it."""
+def _memory(variable: Variable) -> int:
+    """The bytes of memory of a variable; for strings, of the references to them."""
     return variable.size * (variable.nbytes // variable.size if variable.nbytes else 8)
 
 
 def _saved_slice_metas(meta: bytes, file: File) -> Iterator[bytes]:
-    """Yield what SavedTensorSlices.meta says of each variable."""
+    """Yield the SavedSliceMeta of each variable."""
     for tag, _, payload in fields(meta):
-        if tag != 1 << 3 | LENGTH:
+        if tag != _METAS:
             continue
         for subtag, _, inner in fields(payload):
-            if subtag == 1 << 3 | LENGTH:
+            if subtag == _TENSORS:
                 yield inner
-            elif subtag == 2 << 3 | LENGTH and not protos.versions(inner).admits(VERSION):
-                raise CheckpointError(
-                    f"{file.name} needs a reader of another format version; this bertconvert reads"
-                    f" version {VERSION}. A later bertconvert may read it."
-                )
+            elif subtag == _VERSIONS:
+                versions = protos.versions(inner)
+                if not versions.admits(VERSION):
+                    raise CheckpointError(unsupported(file.name, versions, VERSION))
 
 
 def _described(saved: bytes) -> tuple[bytes, tuple[int, ...], int]:
-    """Name, shape and dtype from a SavedSliceMeta."""
+    """Name, shape and dtype of a SavedSliceMeta."""
     name, dtype = b"", 0
     shape: list[int] = []
     for tag, number, payload in fields(saved):
-        if tag == 1 << 3 | LENGTH:
+        if tag == _NAME:
             name = payload
-        elif tag == 2 << 3 | LENGTH:
+        elif tag == _SHAPE:
             shape += protos.tensor_shape(payload)
-        elif tag == 3 << 3 | VARINT:
+        elif tag == _DTYPE:
             dtype = number
     return name, protos.checked_shape(shape), dtype
 
 
 def _boxes(saved: bytes) -> Iterator[Box]:
     """The slices in a SavedSliceMeta."""
-    return (decode_slice(part) for tag, _, part in fields(saved) if tag == 4 << 3 | LENGTH)
+    return (tensor_slice(part) for tag, _, part in fields(saved) if tag == _SLICES)
 
 
 def _saved_tensor(data: bytes) -> bytes:
-    """The TensorProto in SavedTensorSlices.data."""
+    """The TensorProto of SavedTensorSlices.data."""
     tensor = b""
     for tag, _, payload in fields(data):
-        if tag == 2 << 3 | LENGTH:
+        if tag == _DATA:
             for subtag, _, inner in fields(payload):
-                if subtag == 3 << 3 | LENGTH:
+                if subtag == _TENSOR:
                     tensor = inner
     return tensor
 
@@ -235,7 +240,7 @@ def _tensor_values(
     """The bytes of `count` values of a TensorProto, or its strings."""
     tf_dtype = variable.tf_dtype
     if tf_dtype == "string":
-        strings = [payload for tag, _, payload in fields(proto) if tag == _STRINGS << 3 | LENGTH]
+        strings = [payload for tag, _, payload in fields(proto) if tag == field(_STRINGS, LENGTH)]
         missing = _missing(len(strings), count, may_repeat)
         return b"", strings + (strings[-1:] or [b""]) * missing
     itemsize = variable.dtype.itemsize
@@ -244,36 +249,36 @@ def _tensor_values(
     fixed = _FIXED.get(tf_dtype, 0)
     varints = 0 if fixed else _VARINTS.get(tf_dtype, _INTS)
     for tag, number, payload in fields(proto):
-        field, kind = tag >> 3, tag & 7
-        if field == _CONTENT and kind == LENGTH:
+        number_of_field, kind = tag >> 3, tag & 7
+        if number_of_field == _CONTENT and kind == LENGTH:
             content = payload
-        elif field == fixed and kind == LENGTH:
+        elif number_of_field == fixed and kind == LENGTH:
             values += payload
-        elif field == fixed and kind in (protos.FIXED32, protos.FIXED64):
+        elif number_of_field == fixed and kind in (protos.FIXED32, protos.FIXED64):
             values += number.to_bytes(4 if kind == protos.FIXED32 else 8, "little")
-        elif field == _FLOAT8 and kind == LENGTH and tf_dtype.startswith("float8"):
+        elif number_of_field == _FLOAT8 and kind == LENGTH and tf_dtype.startswith("float8"):
             values += payload
-        elif field == varints and kind == LENGTH:
+        elif number_of_field == varints and kind == LENGTH:
             values += _unpack(payload, itemsize)
-        elif field == varints and kind == VARINT:
+        elif number_of_field == varints and kind == VARINT:
             values += number.to_bytes(8, "little")[:itemsize]
     data = content or values
-    there, rest = divmod(len(data), itemsize)
+    present, rest = divmod(len(data), itemsize)
     if rest:
-        raise Malformed(f"{len(data):,} bytes of values of {itemsize}")
-    missing = _missing(there, count, may_repeat)
+        raise Malformed(f"{len(data):,} bytes of values that have {itemsize} each")
+    missing = _missing(present, count, may_repeat)
     return (data + (data[-itemsize:] or bytes(itemsize)) * missing if missing else data), []
 
 
 def _missing(values: int, count: int, may_repeat: bool) -> int:
-    """How often the last value is to be repeated."""
+    """The number of values to add, which repeat the last one."""
     if values > count or (values < count and not may_repeat):
-        raise Malformed(f"{values:,} values for {count:,}")
+        raise Malformed(f"it has {values:,} values in place of {count:,}")
     return count - values
 
 
 def _unpack(varints: bytes, itemsize: int) -> bytearray:
-    """Packed varints as little-endian integers, of which the bytes above `itemsize` are cut."""
+    """Packed varints as little-endian integers of `itemsize` bytes; higher bytes are cut off."""
     import numpy as np
 
     if varints and varints[-1] >= 0x80:
@@ -300,7 +305,7 @@ def _unpack(varints: bytes, itemsize: int) -> bytearray:
 
 
 def _unfinished(tail: bytes) -> int:
-    """The bytes of a varint at the end that goes on."""
+    """The number of bytes at the end that belong to a varint that continues."""
     finished = len(tail.rstrip(bytes(range(0x80, 0x100))))
     if not finished:
         raise Malformed("a varint is longer than 10 bytes")

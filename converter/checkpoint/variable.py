@@ -1,4 +1,4 @@
-"""What a checkpoint says of a variable before any of its data is read."""
+"""The description of a variable, without its data."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ class Variable(Struct, frozen=True, gc=False):
     """A variable of a checkpoint."""
 
     name: str
-    tf_dtype: str  # TensorFlow's name of it, such as float32 or string
-    shape: tuple[int, ...]  # as TensorFlow holds it
-    nbytes: int  # of its data; what strings take is known when they are read
-    full_name: str = ""  # of a TF2 object's variable: the name that its program gave it
+    tf_dtype: str  # TensorFlow's name, such as float32 or string
+    shape: tuple[int, ...]  # in TensorFlow
+    nbytes: int  # of its data; of strings, as they are stored
+    full_name: str = ""  # the name that the program gave a TF2 object's variable
 
     @property
     def dtype(self) -> "np.dtype[Any]":
-        """The numpy dtype that holds it.
+        """The numpy dtype of its values.
 
         Raises:
             CheckpointError: neither numpy nor ml_dtypes has one.
@@ -37,10 +37,13 @@ class Variable(Struct, frozen=True, gc=False):
 
 
 def describe(raw_name: bytes, dtype: int, shape: tuple[int, ...], stored: int) -> Variable:
-    """The variable of a name, a number of types.proto, and a shape.
+    """The variable with a name, a dtype and a shape.
 
     Args:
-        stored: the bytes that its data takes, where they do not follow from dtype and shape.
+        raw_name: the name; bytes that are not UTF-8 are escaped.
+        dtype: a number of types.proto.
+        shape: the shape.
+        stored: the size of its data in bytes, used if dtype and shape do not tell it.
 
     Raises:
         Malformed: it has more bytes than 64 bits can count.

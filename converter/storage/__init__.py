@@ -1,1 +1,1 @@
-"""Bytes, wherever they are: on a disk, in an archive, at a URL. Knows no checkpoint."""
+"""Files and folders on disk, in archives and at URLs; no checkpoint format is known here."""

@@ -146,7 +146,7 @@ class TestOwnBuffers:
         checkpoint = open_checkpoint(prefix)
         size = checkpoint.variables["a/kernel"].nbytes
         for buffer in (bytes(size), memoryview(bytearray(2 * size))[::2]):
-            with pytest.raises(ValueError, match="written to, in one piece"):
+            with pytest.raises(ValueError, match="a/kernel needs a writable"):
                 checkpoint.read_into("a/kernel", buffer)
         with pytest.raises(ValueError, match=f"has {size} bytes, not {size + 1}"):
             checkpoint.read_into("a/kernel", bytearray(size + 1))
@@ -155,7 +155,7 @@ class TestOwnBuffers:
 
     @pytest.mark.parametrize("size", [0, 1, 7])
     def test_that_hold_no_whole_element_are_refused(self, prefix: Path, size: int) -> None:
-        with pytest.raises(ValueError, match="hold no whole elements of a/kernel"):
+        with pytest.raises(ValueError, match="whole elements of a/kernel"):
             list(open_checkpoint(prefix).stream("a/kernel", memoryview(bytearray(size))))
 
 

@@ -351,7 +351,7 @@ class TestDamagedData:
         with pytest.raises(CheckpointError) as caught:
             checkpoint["encoder/kernel"]
         assert str(shard) in str(caught.value)
-        assert "the bytes of encoder/kernel are damaged" in str(caught.value)
+        assert "encoder/kernel" in str(caught.value)
         assert checkpoint["z"].tolist() == [5]
 
     def test_is_read_where_nobody_wants_it_checked(self, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ class TestIndex:
         self, tmp_path: Path, size: int
     ) -> None:
         prefix = one(tmp_path, write.entry(write.FLOAT32, (2,), size), bytes(8))
-        self.refused(prefix, rf"a has {size:,} bytes, and float32 \[2\] makes 8")
+        self.refused(prefix, rf"a has {size:,} bytes, .* float32 \[2\] .* 8")
 
     @pytest.mark.parametrize(
         "shape", [(2**62, 2), (2**32, 2**31), [2**62] * 254, (2**63 - 1, 2**63 - 1, 2**63 - 1)]
@@ -456,14 +456,18 @@ class TestIndex:
         self.refused(prefix, f"a is in shard {shard:,} of {num_shards}")
 
     @pytest.mark.parametrize(
-        ("options", "version"), [({"min_consumer": 2}, 2), ({"bad_consumers": (1,)}, 0)]
+        ("options", "version"),
+        [
+            ({"min_consumer": 2}, "format version 2;"),
+            ({"bad_consumers": (1,)}, "another format version;"),
+        ],
     )
-    def test_for_a_later_reader_is_refused(
-        self, tmp_path: Path, options: dict[str, Any], version: int
+    def test_refuses_other_format_version(
+        self, tmp_path: Path, options: dict[str, Any], version: str
     ) -> None:
         head = write.header(**options)
         prefix = one(tmp_path, write.entry(write.FLOAT32, (2,), 8), bytes(8), head)
-        self.refused(prefix, f"format version {version}; .*version 1")
+        self.refused(prefix, rf"reader of {version} .* reads version 1\.")
         with pytest.raises(CheckpointError) as caught:
             open_checkpoint(prefix)
         assert "damaged" not in str(caught.value)
@@ -487,14 +491,14 @@ class TestIndex:
     def test_that_is_no_table_is_refused(self, tmp_path: Path, content: bytes) -> None:
         prefix = tmp_path / "m.ckpt"
         Path(f"{prefix}.index").write_bytes(content)
-        self.refused(prefix, "damaged or is not an index.*cut off")
+        self.refused(prefix, "m.ckpt.index is damaged.*cut off")
 
     def test_that_is_cut_off_or_damaged_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         data = (fixtures / "encoder" / "bert_model.ckpt.index").read_bytes()
         prefix = tmp_path / "m.ckpt"
         for size in range(0, len(data), 97):
             Path(f"{prefix}.index").write_bytes(data[:size])
-            self.refused(prefix, "damaged or is not an index")
+            self.refused(prefix, "m.ckpt.index is damaged")
         Path(f"{prefix}.index").write_bytes(data[:100] + b"?" + data[101:])
         self.refused(prefix, "wrong checksum")
 
@@ -505,7 +509,7 @@ class TestIndex:
         checkpoint = open_checkpoint(one(tmp_path, write.entry(dtype, (2, 3), 6), bytes(6)))
         variable = checkpoint.variables["a"]
         assert (variable.tf_dtype, variable.shape, variable.nbytes) == (f"dtype {dtype}", (2, 3), 6)
-        self.reads_nothing(checkpoint, f"dtype {dtype} is a dtype that numpy can't hold")
+        self.reads_nothing(checkpoint, f"numpy can't represent dtype {dtype}")
 
     def reads_nothing(self, checkpoint: Any, why: str) -> None:
         with pytest.raises(CheckpointError, match=why):
@@ -519,7 +523,7 @@ class TestIndex:
     def test_lists_handles_and_does_not_read_them(self, tmp_path: Path, dtype: int) -> None:
         checkpoint = open_checkpoint(one(tmp_path, write.entry(dtype, (), 6), bytes(6)))
         assert checkpoint.variables["a"].tf_dtype == NOT_NUMBERS[dtype]
-        self.reads_nothing(checkpoint, "numpy can't hold")
+        self.reads_nothing(checkpoint, f"numpy can't represent {NOT_NUMBERS[dtype]}")
 
     @pytest.mark.parametrize("shape", [(), (2,), (2**40,)])
     def test_lists_a_string_tensor_and_refuses_bytes_that_are_none(
@@ -528,7 +532,7 @@ class TestIndex:
         checkpoint = open_checkpoint(one(tmp_path, write.entry(7, shape, 12), bytes(12)))
         variable = checkpoint.variables["a"]
         assert (variable.tf_dtype, variable.shape, variable.nbytes) == ("string", shape, 12)
-        with pytest.raises(CheckpointError, match="the bytes of a are damaged"):
+        with pytest.raises(CheckpointError, match="damaged at a "):
             checkpoint["a"]
 
     def test_lists_a_partitioned_variable_once_and_refuses_slices_that_are_none(
@@ -545,7 +549,7 @@ class TestIndex:
         assert [(v.name, v.shape, v.nbytes) for v in checkpoint.variables.values()] == [
             ("a", (4, 2), 32)
         ]
-        self.reads_nothing(checkpoint, "a slice of 0 dimensions, of 2")
+        self.reads_nothing(checkpoint, "a slice has 0 dimensions in place of 2")
 
     def test_may_have_names_that_are_not_utf_8(self, tmp_path: Path) -> None:
         entries: dict[str | bytes, bytes] = {
@@ -563,7 +567,7 @@ class TestIndex:
         entry = write.entry(write.INT32, (1,), 4)
         prefix = tmp_path / "m.ckpt"
         write.write_index(prefix, {b"\xff": entry, rb"\xff": entry})
-        self.refused(prefix, "two variables are shown as")
+        self.refused(prefix, "two variables have the name")
 
     @pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20), (1, 2**40)])
     def test_that_promises_more_than_the_shard_holds_takes_no_memory_for_it(
@@ -579,7 +583,7 @@ class TestIndex:
     ) -> None:
         entry = write.entry(write.FLOAT32, shape, 0 if 0 in shape else 4)
         checkpoint = open_checkpoint(one(tmp_path, entry, bytes(4)))
-        with pytest.raises(CheckpointError, match="a is nothing that numpy can hold"):
+        with pytest.raises(CheckpointError, match="numpy can't hold a"):
             checkpoint["a"]
 
     def test_with_an_offset_beyond_all_files_is_refused_when_read(self, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class TestBundleEntry:
             protos.bundle_entry(write.field(2, write.field(3, 1)))
 
     def test_with_a_negative_dimension_is_refused(self) -> None:
-        with pytest.raises(Malformed, match="dimension of -1"):
+        with pytest.raises(Malformed, match="dimension is -1"):
             protos.bundle_entry(write.entry(1, (2, -1), 0))
 
     def test_has_at_most_the_dimensions_that_tensorflow_allows(self) -> None:

@@ -128,9 +128,9 @@ class TestReadTable:
     def test_refuses_a_block_beyond_the_end(self, offset: int, size: int) -> None:
         far = write.handle(offset, size)
         data = write.stored(write.block([(b"a", far)]))
-        with pytest.raises(Malformed, match="reaches past the end"):
+        with pytest.raises(Malformed, match="ends after the file"):
             read(data + write.footer(write.handle(0, 0), far))
-        with pytest.raises(Malformed, match="reaches past the end"):
+        with pytest.raises(Malformed, match="ends after the file"):
             read(data + write.footer(write.handle(0, 0), write.handle(0, len(data) - 5)))
 
     @given(st.binary(max_size=40))
@@ -152,7 +152,7 @@ class TestReadTable:
         index = write.block([(bytes([n]), write.handle(0, len(contents))) for n in range(9)])
         start = len(data)
         data += write.stored(index)
-        with pytest.raises(Malformed, match="overlaps the block before"):
+        with pytest.raises(Malformed, match="overlaps the one before"):
             read(data + write.footer(write.handle(0, 0), write.handle(start, len(index))))
 
     @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ class TestReadTable:
     )
     def test_refuses_keys_that_do_not_ascend(self, keys: list[bytes]) -> None:
         pairs = [(key, b"") for key in keys]
-        with pytest.raises(Malformed, match="sorted and unique"):
+        with pytest.raises(Malformed, match="repeated or not sorted"):
             read(write.table(pairs))
-        with pytest.raises(Malformed, match="sorted and unique"):
+        with pytest.raises(Malformed, match="repeated or not sorted"):
             read(write.table(pairs, block_bytes=0))
 
     @pytest.mark.parametrize("compression", [2, 3, 255])
     def test_refuses_an_unknown_compression(self, compression: int) -> None:
-        with pytest.raises(Malformed, match=f"unknown compression {compression}"):
+        with pytest.raises(Malformed, match=rf"unknown compression \({compression}\)"):
             read(write.table(SOME, compression=compression))
 
 
@@ -238,7 +238,7 @@ class TestBlock:
         contents = b"\0" + write.varint(size) + b"\0" + b"a" * size
         for more in range(20_000):
             contents += write.varint(size + more) + b"\1\0b"
-        with pytest.raises(Malformed, match="repeats its keys"):
+        with pytest.raises(Malformed, match="too much memory"):
             read(one_block(contents + struct.pack("<II", 0, 1)))
 
     def test_may_share_long_keys_as_writers_do(self) -> None:

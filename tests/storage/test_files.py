@@ -358,7 +358,7 @@ class TestZip:
         content = bytearray(PACKED["stored.zip"](members()))
         content[content.index(LOCAL) + 100] ^= 1
         (tmp_path / "m.zip").write_bytes(content)
-        assert "the bytes of a are damaged" in refusal(tmp_path / "m.zip")
+        assert "is damaged at a " in refusal(tmp_path / "m.zip")
 
     @pytest.mark.parametrize("size", [2**20, 2**31, 2**32 - 2])
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
