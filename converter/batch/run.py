@@ -27,7 +27,9 @@ from .workers import Step, Workers
 
 _TICK_SECONDS = 0.1
 _TABLE_SHARE = 0.05  # the most of the time that goes into writing the table
-_FUTILE_ROUNDS = 2
+# A worker that is killed while another one starts can take the server that forks them with it, and
+# so cost a second round. A third one fails only if no worker can start at all.
+_FUTILE_ROUNDS = 3
 
 
 class Event(Struct, frozen=True):

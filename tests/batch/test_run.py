@@ -359,7 +359,7 @@ class TestAFailure:
         for name in ("a", "b", "c"):
             assert tree(out / name) == tree(whole / "squad")
         (said,) = [line for line in result.output.splitlines() if line.startswith("bad ")]
-        assert re.search(r"FAILED .*the bytes of bert/\S+ are damaged", said)
+        assert re.search(r"FAILED .*is damaged at bert/\S+", said)
         assert "4 models: 3 converted, 1 failed" in result.output
         entry = family(out)["bad"]
         assert entry.keys() == {"name", "source", "error"}
