@@ -575,7 +575,7 @@ class TestWhatGoesWrongInTheMiddle:
 
         before = contents(old)
         for out in (old, tmp_path / "a" / "b"):
-            with pytest.raises(CheckpointError, match="are damaged"):
+            with pytest.raises(CheckpointError, match="is damaged at"):
                 if not (tmp_path / "checkpoint").exists():
                     changed(damage)
                 convert(tmp_path / "checkpoint", out, force=True)

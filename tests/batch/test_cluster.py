@@ -188,7 +188,7 @@ class TestACluster:
             kinds = [event["event"] for event in events if event["name"] == name]
             assert kinds[-1] == last
             assert kinds[0] == "start"
-        assert "are damaged" in table(out)["bad"]["verdict"]
+        assert "is damaged at" in table(out)["bad"]["verdict"]
         assert models(out) == ["m00", "m01"]
 
     def test_begins_no_other_with_fail_fast(
