@@ -1,4 +1,4 @@
-"""What the tests share: where the fixtures lie, and files that other people's TensorFlow wrote."""
+"""Fixtures of all tests: checkpoints of this project and of others."""
 
 import os
 from collections.abc import Callable
@@ -19,19 +19,20 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """Checkpoints and vocabularies from the wild; skips where they are not at hand."""
-    folder = Path(os.environ.get("BERTCONVERT_REAL_DATA", ROOT.parent / "shared" / "real"))
-    if not folder.is_dir():
-        pytest.skip(f"no files from the wild at {folder}; BERTCONVERT_REAL_DATA names a folder")
-    return folder
+    """Checkpoints and vocabularies from the wild; skips without them."""
+    return _shared("real", "BERTCONVERT_REAL_DATA")
 
 
 @pytest.fixture(scope="session")
 def families() -> Path:
-    """Checkpoints of further model families; skips the test if they are missing."""
-    folder = Path(os.environ.get("BERTCONVERT_FAMILIES_DATA", ROOT.parent / "shared" / "families"))
+    """Checkpoints that the original code of other model families wrote; skips without them."""
+    return _shared("families", "BERTCONVERT_FAMILIES_DATA")
+
+
+def _shared(name: str, variable: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
     if not folder.is_dir():
-        pytest.skip(f"no checkpoints at {folder}; BERTCONVERT_FAMILIES_DATA names a folder")
+        pytest.skip(f"{folder} does not exist; {variable} can name another folder")
     return folder
 
 

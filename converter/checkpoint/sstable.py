@@ -49,10 +49,7 @@ class Table:
         index_handle, _ = _handle(footer, at)
         self._separators: list[bytes] = []  # each is at least as large as every key of its block
         self._handles: list[tuple[int, int]] = []
-        self._last: tuple[int, dict[bytes, bytes]] = (
-            -1,
-            {},
-        )  # number and content of the last block that `get` read
+        self._last: tuple[int, dict[bytes, bytes]] = -1, {}  # the block that `get` read last
         end = 0
         for separator, value in _entries(_block(file, index_handle)):
             (offset, size), _ = _handle(value, 0)

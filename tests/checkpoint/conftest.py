@@ -1,4 +1,4 @@
-"""What reading untrusted bytes must not do in any test: take for ever."""
+"""A time limit, as reading untrusted bytes must not take forever."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What the tests of what lies afar share: servers on this machine, and no patience."""
+"""Servers on this machine, short pauses between retries, and a time limit."""
 
 import os
 from collections.abc import Iterator
@@ -21,27 +21,27 @@ def _ends_in_time() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystems, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
 def web(fixtures: Path) -> Iterator[Server]:
-    """A server of the web that serves the fixtures."""
+    """A web server that serves the fixtures."""
     with serving(fixtures) as server:
         yield server
 
 
 @pytest.fixture
 def web_of(tmp_path: Path) -> Iterator[Server]:
-    """A server of the web that serves `tmp_path`."""
+    """A web server that serves `tmp_path`."""
     with serving(tmp_path) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def _store() -> Iterator[str]:
-    """A store that speaks S3, on this machine; gives its URL."""
+    """An S3 store on this machine; gives its URL."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -70,7 +70,7 @@ def bucket(_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator["Bucket"]:
 
 
 class Bucket:
-    """A bucket as its owner sees it."""
+    """A bucket, with its owner's rights."""
 
     name = "models"
     url = "s3://models"
@@ -87,7 +87,7 @@ class Bucket:
             )
 
     def publish(self) -> None:
-        """Let everybody read it."""
+        """Make it readable for everyone."""
         self.client.put_bucket_acl(Bucket=self.name, ACL="public-read")
         for key in self.objects():
             self.client.put_object_acl(Bucket=self.name, Key=key, ACL="public-read")
