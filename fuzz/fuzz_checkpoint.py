@@ -1,11 +1,11 @@
-"""Feeds the reader with whatever libFuzzer thinks of: any exception but CheckpointError is a find.
+"""Runs the reader on libFuzzer's inputs: any exception but CheckpointError is a bug.
 
-    python fuzz/fuzz_checkpoint.py --seeds FOLDER              # writes a corpus to begin with
+    python fuzz/fuzz_checkpoint.py --seeds FOLDER              # writes a first corpus
     python fuzz/fuzz_checkpoint.py FOLDER -max_total_time=1800
 
-An input's first byte chooses what the rest is: an index with a shard beside it, a V1 table, either
-of them before its checksums are made right (so that damage gets past them), an archive, the file
-`checkpoint`, or a name that a person typed. All else are libFuzzer's options.
+An input's first byte selects what the rest is: an index with a shard, a V1 table, the content of
+either before its checksums are computed (so that they do not hide the damage), an archive, the file
+`checkpoint`, or a name that a person typed. The other options are libFuzzer's.
 """
 
 import io
@@ -33,7 +33,7 @@ LARGEST_BUFFER = 1 << 20
 
 
 def read_all(path: Path) -> None:
-    """Open a checkpoint, and read every variable in every way."""
+    """Open a checkpoint and read each variable in each way."""
     for verify in (True, False):
         with suppress(CheckpointError), open_checkpoint(path, verify_checksums=verify) as opened:
             for name, variable in opened.variables.items():
@@ -60,7 +60,7 @@ def index(folder: Path, data: bytes) -> None:
 
 
 def entries(folder: Path, data: bytes) -> None:
-    """Keys and values of an index whose checksums are right."""
+    """The keys and values of an index with correct checksums."""
     index(folder, write.table_of([(b"\xff" * 9, checked(data))]))
 
 
@@ -78,7 +78,7 @@ def v1_entries(folder: Path, data: bytes) -> None:
 
 
 def graph(folder: Path, data: bytes) -> None:
-    """The object graph of TF2, a string in the shard that is read when a checkpoint is opened."""
+    """The object graph of TF2, a string in a shard, which is read when a checkpoint is opened."""
     content = write.strings([data])
     name = "_CHECKPOINTABLE_OBJECT_GRAPH"
     place = {name: write.entry(write.STRING, (), len(content.data), crc=content.crc)}
@@ -100,21 +100,21 @@ def state(folder: Path, data: bytes) -> None:
 
 
 def typed(folder: Path, data: bytes) -> None:
-    """A name that a file has, and one that is asked for."""
-    there, _, asked = data.partition(b"\n")
+    """The name of a file, and a name that is opened."""
+    present, _, asked = data.partition(b"\n")
     with suppress(OSError, ValueError):
-        (folder / os.fsdecode(there.replace(b"/", b"_"))[:80]).write_bytes(SHARD)
+        (folder / os.fsdecode(present.replace(b"/", b"_"))[:80]).write_bytes(SHARD)
     write.write_bundle(folder / "m.ckpt-1", {"a": write.floats(1, 2)})
     read_all(folder / os.fsdecode(asked.replace(b"/", b"_")[:80].replace(b"..", b"_")))
 
 
 def checked(data: bytes) -> bytes:
-    """A block of the entries that `data` begins with, and a restart."""
+    """A block with the entries in `data`, and a restart."""
     return data + struct.pack("<II", 0, 1)
 
 
 def claimed(data: bytes) -> bytes:
-    """A table whose only block says that Snappy made it."""
+    """A table whose only block claims to be compressed with Snappy."""
     stored = data + bytes([write.SNAPPY])
     stored += struct.pack("<I", write.masked(stored))
     handles = write.block([(b"\xff" * 9, write.handle(0, len(data)))])
@@ -137,7 +137,7 @@ SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 def write_seeds(folder: Path) -> None:
-    """A small checkpoint of every form, and one of each part of them."""
+    """Write a small checkpoint of each form, and an input for each part of it."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [(KINDS.index(kind), data) for kind, data in seeds_by_kind()]
     for number, (kind, data) in enumerate(seeds):
