@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .converter.errors import OutputError as OutputError
     from .converter.errors import PlanError as PlanError
     from .converter.errors import VerificationError as VerificationError
+    from .converter.opening import open_checkpoint as open_checkpoint
     from .converter.options import Options as Options
     from .converter.plan import Plan as Plan
-    from .converter.prepare import open_checkpoint as open_checkpoint
     from .converter.prepare import prepare as prepare
     from .converter.verify import Verdict as Verdict
     from .converter.verify import verify as verify
@@ -53,7 +53,7 @@ _HOMES = {
     "batch": "batch",
     "convert": "convert",
     "find_jobs": "batch",
-    "open_checkpoint": "prepare",
+    "open_checkpoint": "opening",
     "prepare": "prepare",
     "verify": "verify",
 }

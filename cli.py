@@ -511,7 +511,7 @@ def inspect(ckpt: str, as_json: bool) -> None:
     bertconvert inspect uncased_L-2_H-128_A-2.zip
     bertconvert inspect CKPT --json | jq .variable
     """
-    from .converter.prepare import open_checkpoint
+    from .converter.opening import open_checkpoint
 
     with Progress(as_json) as progress:
         checkpoint = open_checkpoint(ckpt, progress=progress)

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .checkpoint import Checkpoint, reader
+from .checkpoint import Checkpoint
 from .errors import MappingError, PlanError
-from .mapping import FileRule, MappingFile, builtin_mappings, load_mapping, read_mapping
+from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
+from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
 from .plan import Plan, fits, make_plan
 from .storage.files import File, Progress
-from .storage.location import Url, parse_location
+from .storage.location import parse_location
 from .text import joined
 from .tokenizers.registry import load_tokenizer
 
@@ -43,42 +44,6 @@ class Prepared(Struct, frozen=True):
     do_lower_case: bool | None  # None if there is no tokenizer
     sources: list[SourceFile]  # the index, the config and the vocabulary
     notes: list[str]  # facts that a person should know
-
-
-def open_checkpoint(
-    path: str | os.PathLike[str],
-    *,
-    verify_checksums: bool = True,
-    progress: Progress | None = None,
-) -> Checkpoint:
-    """Open a TensorFlow checkpoint; only its index is read.
-
-    Args:
-        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a `.zip` or
-            `.tar.gz` of it, or the URL of any of these.
-        verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
-            the index, and of a V1 file's blocks, always are.
-        progress: told of the bytes that are downloaded, or unpacked from an archive.
-
-    Raises:
-        CheckpointError: there is no checkpoint, there are several, or the index is damaged.
-    """
-    return reader.open_checkpoint(
-        path,
-        verify_checksums=verify_checksums,
-        progress=progress,
-        expected=expected_names(path),
-    )
-
-
-def expected_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The usual names of files, by the built-in mappings, for a server that lists none."""
-    if not isinstance(parse_location(path), Url):
-        return ()
-    files = [load_mapping(mapping).files for mapping in builtin_mappings().values()]
-    rules = [rule for some in files for rule in (some.config, some.vocabulary) if rule is not None]
-    prefixes = [prefix for some in files for prefix in some.prefixes]
-    return (*(f"{prefix}.index" for prefix in prefixes), *(rule.name for rule in rules))
 
 
 def prepare(

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from ..checkpoint.discover import find_checkpoints
 from ..errors import BatchError, CheckpointError
 from ..mapping import FOLDER, builtin_mappings
+from ..opening import expected_names
 from ..options import DEFAULTS, Options, make_options
-from ..prepare import expected_names
 from ..storage.files import Progress
 from ..storage.location import Url, parse_location
 from .table import TABLES

@@ -14,7 +14,6 @@ from ..storage.location import parse_location
 from .bundle import Bundle
 from .locate import locate
 from .object_graph import OBJECT_GRAPH, full_names
-from .protocols import Part, Storage
 from .protos import Malformed
 from .slices import check_tiling, fill, in_order, place_strings, whole
 from .v1 import SavedTensorSlices
@@ -23,6 +22,8 @@ from .variable import Variable
 if TYPE_CHECKING:
     import numpy as np
     from _typeshed import WriteableBuffer as Buffer
+
+    from .protocols import Part, Storage
 
 __all__ = ["Checkpoint", "File", "Progress", "Variable", "open_checkpoint"]
 
@@ -100,19 +101,19 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
                 self._variables[key] = replace(self._variables[key], full_name=full_name)
 
     @property
-    def _opened(self) -> Storage:
+    def _opened(self) -> "Storage":
         if self._storage is None:
             raise ValueError("the checkpoint is closed")
         return self._storage
 
-    def _parts(self, name: str) -> Sequence[Part]:
+    def _parts(self, name: str) -> "Sequence[Part]":
         with self._damage_of(name):
             parts = self._opened.parts(name)
             if len(parts) != 1 or parts[0].box != whole(self._variables[name].shape):
                 check_tiling([part.box for part in parts], self._variables[name].shape)
         return parts
 
-    def _whole_parts(self, name: str) -> Sequence[Part]:
+    def _whole_parts(self, name: str) -> "Sequence[Part]":
         """The parts of a variable, all of whose data is known to exist."""
         parts = self._parts(name)
         with self._damage_of(name):
@@ -293,7 +294,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             raise CheckpointError(f"numpy can't hold {name}: {error}") from error
         self._fill(array, parts)
 
-    def _fill(self, array: "np.ndarray[Any, Any]", parts: Sequence[Part]) -> None:
+    def _fill(self, array: "np.ndarray[Any, Any]", parts: "Sequence[Part]") -> None:
         scratch = memoryview(bytearray(_SCRATCH_BYTES if len(parts) > 1 else 0))
         for part in parts:
             fill(array, part, scratch)

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .protocols import Part
 from .protos import FULL, Box, Malformed
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from .protocols import Part
 
     Array = np.ndarray[Any, Any]
 
@@ -106,7 +107,7 @@ def in_order(boxes: Sequence[Box], shape: Sequence[int]) -> bool:
     )
 
 
-def fill(array: "Array", part: Part, scratch: memoryview) -> None:
+def fill(array: "Array", part: "Part", scratch: memoryview) -> None:
     """Read a slice into its place in an array of numbers.
 
     Args:
