@@ -73,7 +73,7 @@ def handle(offset: int, size: int) -> bytes:
 
 
 def stored(contents: bytes, compression: int = NONE) -> bytes:
-    """A block as it lies in the file: perhaps compressed, with its trailer."""
+    """A block as it is in the file: perhaps compressed, with its trailer."""
     if compression == SNAPPY:
         contents = bytes(snappy.compress_raw(contents))
     data = contents + bytes([compression])

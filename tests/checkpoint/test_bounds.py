@@ -55,7 +55,7 @@ def bundle(entries: dict[str | bytes, bytes], data: bytes = b"") -> dict[str, by
 
 
 def partitioned(boxes: Sequence[Box], shape: Sequence[int], data: bytes = b"") -> dict[str, bytes]:
-    """A variable of uint8 in slices, all of which lie at byte 0."""
+    """A variable of uint8 in slices, all of which are at byte 0."""
     listed = [write.extents(*box) for box in boxes]
     entries: dict[str | bytes, bytes] = {"a": write.entry(4, shape, 0, slices=listed)}
     for box in boxes:

@@ -140,7 +140,7 @@ def at_random(rng: random.Random, data: bytes) -> bytes:
         del changed[start:end]
     elif kind == 3:  # a piece is there twice
         changed[place:place] = part
-    elif kind == 4:  # a piece lies over another
+    elif kind == 4:  # a piece overwrites another
         changed[place : place + len(part)] = part[: size - place]
     elif kind == 5:  # a sector or a page of zeros
         changed[place : place + 512] = bytes(min(512, size - place))
@@ -155,7 +155,7 @@ def at_random(rng: random.Random, data: bytes) -> bytes:
 
 
 def pieces(data: bytes) -> list[tuple[int, int]]:
-    """Where the blocks of a table lie; of another file, pieces of 64 bytes."""
+    """The places of a table's blocks; in another file, pieces of 64 bytes."""
     try:
         handles = Table(write.in_file(data))._handles
     except (Malformed, CheckpointError):

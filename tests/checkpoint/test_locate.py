@@ -35,7 +35,7 @@ def refusal(path: object) -> str:
 
 
 def copied(prefix: Path, copy: str, number: float, *, data: bool = True) -> None:
-    """A second checkpoint beside `prefix`, whose files are named as a browser or a person would.
+    """A second checkpoint next to `prefix`, whose files are named as a browser or a person would.
 
     `copy` is the name with `*` for the ending.
     """
@@ -222,7 +222,7 @@ class TestSeveralCheckpoints:
         "text",
         [
             "",
-            "\n" * 400_000,  # which must not take for ever
+            "\n" * 400_000,  # which must not take forever
             " " * 400_000,
             'all_model_checkpoint_paths: "model.ckpt-500"\n',
             'model_checkpoint_path: "model.ckpt-7"\n',

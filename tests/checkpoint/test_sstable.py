@@ -146,7 +146,7 @@ class TestReadTable:
             read(data + write.footer(write.handle(0, 0), write.handle(0, len(contents))))
 
     def test_refuses_to_read_one_block_again_and_again(self) -> None:
-        """Otherwise a small file could keep the reader at work for ever."""
+        """Otherwise a small file could keep the reader busy forever."""
         contents = write.block([(b"a", b"1")])
         data = write.stored(contents)
         index = write.block([(bytes([n]), write.handle(0, len(contents))) for n in range(9)])

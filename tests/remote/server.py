@@ -1,4 +1,4 @@
-"""A server of the web on this machine, as good or as bad as a test wants it."""
+"""A web server on this machine, with the faults that a test needs."""
 
 import html
 import json
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             block = data[at : at + _BLOCK]
             if 0 <= limit < at + len(block):
                 block = block[: limit - at]
-            served.sent += len(block)  # before whoever gets it can look
+            served.sent += len(block)  # before the client can see it
             if server.length:
                 self.wfile.write(block)
             elif block:

@@ -1,4 +1,4 @@
-"""All the checkpoints that lie below a URL."""
+"""All the checkpoints below a URL."""
 
 import shutil
 import zipfile

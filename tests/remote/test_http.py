@@ -1,4 +1,4 @@
-"""Checkpoints on servers of the web: what is found, and which bytes are fetched."""
+"""Checkpoints on web servers: what is found, and which bytes are fetched."""
 
 import pickle
 import shutil
@@ -83,10 +83,10 @@ def test_a_url_means_what_the_path_on_a_disk_means(
     web: Server, fixtures: Path, lists: bool, path: str
 ) -> None:
     web.lists = lists
-    afar, here = prepare(f"{web.url}/{path}"), prepare(fixtures / path)
-    assert afar.plan == here.plan
-    assert afar.vocabulary == here.vocabulary
-    assert [(s.role, s.name, s.sha256) for s in afar.sources] == [
+    remote, here = prepare(f"{web.url}/{path}"), prepare(fixtures / path)
+    assert remote.plan == here.plan
+    assert remote.vocabulary == here.vocabulary
+    assert [(s.role, s.name, s.sha256) for s in remote.sources] == [
         (s.role, s.name, s.sha256) for s in here.sources
     ]
 
@@ -208,9 +208,9 @@ def test_a_checkpoint_in_several_shards_is_read(
         checkpoint_prefixes=prefixes, destination_prefix=str(folder / "model.ckpt")
     )
     assert len(list(folder.glob("*.data-*"))) == 3
-    afar = open_checkpoint(f"{web_of.url}/sharded/model.ckpt")
-    for name in afar:
-        assert np.array_equal(afar[name], checkpoint[name])
+    remote = open_checkpoint(f"{web_of.url}/sharded/model.ckpt")
+    for name in remote:
+        assert np.array_equal(remote[name], checkpoint[name])
 
 
 def test_a_missing_shard_is_named(web_of: Server, fixtures: Path, tmp_path: Path) -> None:
@@ -258,22 +258,22 @@ class TestV1:
     @pytest.mark.parametrize("lists", [False, True])
     def test_is_read(self, web_of: Server, folder: Path, fixtures: Path, lists: bool) -> None:
         web_of.lists = lists
-        afar = open_checkpoint(f"{web_of.url}/v1/model.ckpt-00000-of-00002")
-        assert isinstance(afar._storage, SavedTensorSlices)
+        remote = open_checkpoint(f"{web_of.url}/v1/model.ckpt-00000-of-00002")
+        assert isinstance(remote._storage, SavedTensorSlices)
         here = open_checkpoint(fixtures / NAME)
-        assert set(afar) == set(here)
+        assert set(remote) == set(here)
         for name in here:
-            assert np.array_equal(afar[name], here[name])
+            assert np.array_equal(remote[name], here[name])
 
     def test_gives_the_blocks_that_are_wanted(self, web_of: Server, folder: Path) -> None:
-        afar = open_checkpoint(f"{web_of.url}/v1/model.ckpt-00000-of-00002")
+        remote = open_checkpoint(f"{web_of.url}/v1/model.ckpt-00000-of-00002")
         web_of.forget()
-        wanted = [name for name in afar if "adam" not in name]
-        afar.fetch(wanted)
+        wanted = [name for name in remote if "adam" not in name]
+        remote.fetch(wanted)
         asked = len(web_of.asked)
         assert 0 < web_of.sent() < 0.7 * sum(file.stat().st_size for file in folder.glob("model*"))
         for name in wanted:
-            afar[name]
+            remote[name]
         assert len(web_of.asked) == asked
 
 

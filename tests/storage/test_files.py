@@ -476,7 +476,7 @@ class TestTar:
             assert "no checkpoint" in refusal(tmp_path / "m.tar")
 
     def test_does_not_read_a_member_with_holes(self, tmp_path: Path) -> None:
-        """Its bytes do not lie in the archive as they stand in the file."""
+        """The archive does not have its bytes in one piece."""
         files = members()
         data = files.pop("bert_model.ckpt.data-00000-of-00001")
         sparse = tar_header(b"bert_model.ckpt.data-00000-of-00001", 512, b"S", len(data))

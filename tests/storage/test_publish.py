@@ -27,7 +27,7 @@ MODEL = {"config.json": b"new config", "model.safetensors": b"new tensors" * 100
 
 
 def tree(folder: Path) -> Tree:
-    """All that lies under a folder, by name: a file's bytes, a link's target, a folder's mode."""
+    """Everything under a folder by name: a file's bytes, a link's target, a folder's mode."""
     found: Tree = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
