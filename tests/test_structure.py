@@ -76,6 +76,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("storage",),
     ("checkpoint",),
     ("mapping", "tokenizers", "models"),
+    ("opening",),
     ("plan",),
     ("prepare",),
     ("releases", "safetensors_writer"),
