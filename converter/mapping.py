@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct, field
 
 from .errors import MappingError
+from .tokenizers.registry import Role
 from .transforms import TRANSFORMS
 
 FOLDER = Path(__file__).parent.parent / "mappings"
@@ -181,6 +182,7 @@ class MappingFile(_Table, frozen=True):
     sizes: dict[str, str | SizeRule] = {}
     roles: Roles = field(default_factory=Roles)
     config: dict[str, Value] = {}
+    token_ids: dict[str, Role] = {}  # config.json's key -> the token whose row it is
     defaults: dict[str, Value] = {}
     neutral: dict[str, Value] = {}
     implied: dict[str, Value] = {}
@@ -471,7 +473,7 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
         if symbol and symbol not in mapping.sizes:
             yield f"roles.{role} = {symbol!r} is not in [sizes]"
     keys = [mapping.size_key(symbol) for symbol in mapping.sizes]
-    keys += [*mapping.config, *mapping.defaults, *mapping.neutral]
+    keys += [*mapping.config, *mapping.token_ids, *mapping.defaults, *mapping.neutral]
     if mapping.activation:
         keys.append(mapping.activation.config)
         if mapping.activation.default not in mapping.activation.names:

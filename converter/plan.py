@@ -17,6 +17,7 @@ from .errors import PlanError
 from .mapping import Architecture, MappingFile, Pair, SizeRule, Tie, wildcard
 from .options import DEFAULTS, Options
 from .text import MOST, cut, joined, listed
+from .tokenizers.registry import Role, SpecialToken
 from .transforms import TRANSFORMS
 
 # The dtypes that weights may have, widest first, and the bytes of an element.
@@ -84,6 +85,7 @@ def make_plan(
     vocabulary_size: int | None = None,
     options: Options = DEFAULTS,
     *,
+    special_tokens: Mapping[Role, SpecialToken] | None = None,
     config_name: str = "the config",
     vocabulary_name: str = "the vocabulary",
 ) -> Plan:
@@ -95,6 +97,7 @@ def make_plan(
         config: the content of the original code's config file, if there is one.
         vocabulary_size: the number of tokens in the vocabulary file, if there is one.
         options: the caller's decisions.
+        special_tokens: those of the vocabulary, if there is one.
         config_name: the config file's name, for messages.
         vocabulary_name: the vocabulary file's name, for messages.
 
@@ -119,7 +122,7 @@ def make_plan(
     planner.complete_sizes()
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name)
-    values = planner.config_values()
+    values = planner.config_values() | planner.token_ids(special_tokens)
     activation = planner.activation()
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
@@ -470,6 +473,38 @@ class _Planner:
                     f"{self.config_name}: {key} is {_shown(value)}, not a value like {default!r}"
                 )
             values[key] = value
+        return values
+
+    def token_ids(
+        self, special_tokens: Mapping[Role, SpecialToken] | None
+    ) -> dict[str, int | None]:
+        """The keys of config.json that name a token: its row, or None if there is no such token.
+
+        Without a vocabulary, they are what the config says, or what transformers assumes.
+        """
+        values: dict[str, int | None] = {}
+        rows = self.sizes.get(self.mapping.roles.vocabulary, _LARGEST_SIZE)
+        for key, role in self.mapping.token_ids.items():
+            usual = self.mapping.implied.get(key)
+            stated = self.config.get(key, usual)
+            if special_tokens is None:
+                if stated is not None and not (type(stated) is int and 0 <= stated < rows):
+                    self.reasons.append(
+                        f"{self.config_name}: {key} is {_shown(stated)}, not a row of the"
+                        " vocabulary"
+                    )
+                values[key] = stated if isinstance(stated, int) else None
+                continue
+            token = special_tokens.get(role, SpecialToken(role, None))
+            values[key] = token.row
+            if token.row is None:
+                found = f"{key} is null, because the vocabulary has no {token.text}"
+            else:
+                found = f"{key} is {token.row}, the row of {token.text} in the vocabulary"
+            if key in self.config and stated != token.row:
+                self.notes.append(f"{found}; {self.config_name} says {_shown(stated)}")
+            elif token.row != usual:
+                self.notes.append(found)
         return values
 
     def activation(self) -> tuple[str, str]:

@@ -80,7 +80,7 @@ def prepare(
         config, config_name = read_config(file), base_name(file)
         sources.append(source_file("config", file))
 
-    vocabulary = do_lower_case = None
+    vocabulary = do_lower_case = special_tokens = None
     vocabulary_name = "the vocabulary"
     if not mapping.tokenizer:
         if options.vocab is not None:
@@ -101,7 +101,8 @@ def prepare(
             notes.append(f"the tokenizer {verb} text: {casing.reason}")
         else:
             do_lower_case = options.lower_case
-        if missing := tokenizer.missing_special_tokens(vocabulary):
+        special_tokens = tokenizer.special_tokens(vocabulary)
+        if missing := [token.text for token in special_tokens.values() if token.row is None]:
             notes.append(f"the vocabulary lacks {', '.join(missing)}")
     else:
         rule = mapping.files.vocabulary
@@ -114,9 +115,16 @@ def prepare(
         config,
         None if vocabulary is None else len(vocabulary),
         options,
+        special_tokens=special_tokens,
         config_name=config_name,
         vocabulary_name=vocabulary_name,
     )
+    if vocabulary is None:
+        notes += [
+            f"{key} = {msgspec.json.encode(plan.config[key]).decode()} is assumed, because there is"
+            " no vocabulary"
+            for key in mapping.token_ids
+        ]
     return Prepared(
         checkpoint=checkpoint,
         options=options,

@@ -303,6 +303,8 @@ def vocabularies(t: Transcript) -> None:
         "a token twice": "\n".join([*lines[:-1], lines[-2]]).encode(),
         "no UTF-8": b"\xff\xfe\n" * len(lines),
         "without [CLS]": "\n".join(lines).replace("[CLS]", "[BEGIN]").encode(),
+        "without [PAD]": "\n".join(lines).replace("[PAD]", "a").encode(),
+        "[PAD] at 1": "\n".join([lines[1], lines[0], *lines[2:]]).encode(),
         "empty": b"",
     }.items():
         name = f"vocabulary-{about.replace(' ', '-').replace('[', '').replace(']', '')}"

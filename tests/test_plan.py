@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bertconvert import MappingError, Options, Plan, PlanError, Variable, open_checkpoint
 from bertconvert.converter.mapping import MappingFile, builtin_mappings, load_mapping
 from bertconvert.converter.plan import fits, make_plan
+from bertconvert.converter.tokenizers.registry import Role, SpecialToken
 
 BERT = load_mapping(builtin_mappings()["bert"])
 SIZES = {"L": 2, "H": 128, "I": 512, "V": 100, "P": 64, "T": 2, "C": 3}
@@ -599,6 +600,35 @@ class TestTheVocabulary:
         text = refusal(checkpoint(), vocabulary_size=126, vocabulary_name="vocab.txt")
         assert text.startswith("vocab.txt has 126 tokens but the model has 100 word embeddings")
         assert text.endswith("this vocab.txt belongs to another model")
+
+
+class TestTheIdsOfTokens:
+    def test_are_rows_of_the_vocabulary_and_reported_where_they_are_unusual(self) -> None:
+        for row, notes in ((0, []), (7, ["7"]), (None, ["null"])):
+            special: dict[Role, SpecialToken] = {"pad_token": SpecialToken("[PAD]", row)}
+            plan = make_plan(checkpoint(), BERT, CONFIG, special_tokens=special)
+            assert plan.config["pad_token_id"] == row
+            words = " ".join(plan.notes).replace(",", "").split()  # "pad_token_id is 7 ..."
+            assert words[2:3] == notes
+
+    def test_of_a_config_that_contradicts_the_vocabulary_are_overruled_and_reported(self) -> None:
+        special: dict[Role, SpecialToken] = {"pad_token": SpecialToken("[PAD]", 0)}
+        config = {**CONFIG, "pad_token_id": 3}
+        plan = make_plan(checkpoint(), BERT, config, special_tokens=special)
+        assert plan.config["pad_token_id"] == 0
+        assert any("pad_token_id" in note and "3" in note for note in plan.notes)
+
+    @pytest.mark.parametrize("stated", [3, None])
+    def test_without_a_vocabulary_are_those_of_the_config(self, stated: int | None) -> None:
+        plan = make_plan(checkpoint(), BERT, {**CONFIG, "pad_token_id": stated})
+        assert plan.config["pad_token_id"] == stated
+
+    @pytest.mark.parametrize("stated", [-1, 100, "0", True, 1.0])
+    def test_that_are_no_rows_are_refused(self, stated: object) -> None:
+        assert "pad_token_id" in refusal(checkpoint(), {**CONFIG, "pad_token_id": stated})
+
+    def test_are_those_that_transformers_assumes_where_nothing_tells(self) -> None:
+        assert make_plan(checkpoint(), BERT, CONFIG).config["pad_token_id"] == 0
 
 
 class TestTheActivation:

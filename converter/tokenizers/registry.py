@@ -1,8 +1,22 @@
 """The one way to a kind of tokenizer: a mapping names its module here by `tokenizer`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
+
+from msgspec import Struct
+
+Role = Literal[
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
+]
+"""What a special token is for, in transformers' words."""
+
+
+class SpecialToken(Struct, frozen=True):
+    """A token with a role, and its row in a vocabulary; None if the vocabulary lacks it."""
+
+    text: str
+    row: int | None
 
 
 class Casing(Protocol):
@@ -26,8 +40,8 @@ class Tokenizer(Protocol):
         """Whether a model with this vocabulary lower-cases text; `name` is the model's path."""
 
     @staticmethod
-    def missing_special_tokens(tokens: Sequence[str]) -> list[str]:
-        """The special tokens that the vocabulary should have and lacks."""
+    def special_tokens(tokens: Sequence[str]) -> Mapping[Role, SpecialToken]:
+        """The tokens that this kind of tokenizer has a role for, found by name."""
 
     @staticmethod
     def tokenizer_files(

@@ -17,7 +17,7 @@ classify a few code points differently, nearly all of them newer than the older 
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from .. import layout
 from ..errors import PlanError
+from .registry import Role, SpecialToken
 
-SPECIAL_TOKENS = {
+SPECIAL_TOKENS: Mapping[Role, str] = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
     "pad_token": "[PAD]",
@@ -140,10 +141,10 @@ def infer_casing(tokens: Sequence[str], name: str) -> Casing:
     return Casing(do_lower_case, f"{reason}, {but} the name says {''.join(words[-1])}")
 
 
-def missing_special_tokens(tokens: Sequence[str]) -> list[str]:
-    """Those of [UNK], [SEP], [PAD], [CLS], [MASK] that the vocabulary lacks; normally none."""
-    present = set(tokens)
-    return [token for token in SPECIAL_TOKENS.values() if token not in present]
+def special_tokens(tokens: Sequence[str]) -> dict[Role, SpecialToken]:
+    """[UNK], [SEP], [PAD], [CLS] and [MASK]; of several rows the last, as in `load_vocab`."""
+    rows = {token: row for row, token in enumerate(tokens)}
+    return {role: SpecialToken(text, rows.get(text)) for role, text in SPECIAL_TOKENS.items()}
 
 
 def tokenizer_files(
@@ -174,8 +175,10 @@ def tokenizer_files(
             for index, token in enumerate(tokens)
         ]
         ids = {token: index for index, token in enumerate(tokens)}
-    special = {role: token for role, token in SPECIAL_TOKENS.items() if token in ids}
-    config = {
+    special: dict[str, str] = {
+        role: token for role, token in SPECIAL_TOKENS.items() if token in ids
+    }
+    config: dict[str, object] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         # Without this, transformers 5 gives a tokenizer of that class no token types.
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],

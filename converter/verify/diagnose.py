@@ -94,12 +94,12 @@ def output_causes(
     return []
 
 
-def gradient_causes(sides: Sides, pad_id: int, first: str) -> list[Cause]:
+def gradient_causes(sides: Sides, pad_id: int | None, first: str) -> list[Cause]:
     """Why gradients differ although the outputs are the same."""
     config = sides.torch_float64.config
     causes = []
     if config.pad_token_id != pad_id:
-        text = f"config.json's pad_token_id is {config.pad_token_id}, so that token is not trained"
+        text = f"config.json's pad_token_id is {config.pad_token_id}, but should be {pad_id}"
         causes.append(Cause("padding row", (first,), text))
     if not getattr(config, "tie_word_embeddings", True):
         text = "config.json's tie_word_embeddings is off: the output layer has its own embeddings"

@@ -25,7 +25,7 @@ _LAST_LAYER, _POOLED = "project", "project_pooled"
 
 
 def prove_gradients(
-    sides: Sides, matches: list[Match], pad_id: int, strip: str, seed: int
+    sides: Sides, matches: list[Match], pad_id: int | None, strip: str, seed: int
 ) -> tuple[list[Check], list[Gradient]]:
     """Compare the loss, and its gradient for every parameter, in float64.
 
@@ -34,14 +34,14 @@ def prove_gradients(
     inputs of a softmax, which cancels it. Where both sides are below `ZERO` of the model's largest
     gradient, both count as zero.
 
-    Looking up [PAD] does not train its embedding: transformers gives torch.nn.Embedding a
-    `padding_idx`, and TensorFlow's side leaves the same row out. It matters where a loss uses
-    padded positions, as that of question answering does.
+    Looking up the padding token does not train its embedding: transformers gives
+    torch.nn.Embedding a `padding_idx`, and TensorFlow's side leaves the same row out. It matters
+    where a loss uses padded positions, as that of question answering does.
 
     Args:
         sides: the two sides, loaded.
         matches: which tensor is which variable, and how it is transformed.
-        pad_id: the id of [PAD].
+        pad_id: the id of the padding token; None if there is none.
         strip: the prefix that the class without a head takes off the tensors' names.
         seed: of the labels.
     """
@@ -121,12 +121,14 @@ def _last_layer(outputs: dict[str, Any]) -> str:
 
 
 def _tensorflow(
-    sides: Sides, labels: "list[Labels]", pad_id: int
+    sides: Sides, labels: "list[Labels]", pad_id: int | None
 ) -> "tuple[dict[str, Array], float]":
     """Gradients by the original names, and the loss; both summed over the samples."""
     tf = tensorflow()
     variables = as_tensors(sides.variables, "float64")
-    settings = sides.reference.without_training(sides.settings, pad_id)
+    settings = sides.settings
+    if pad_id is not None:
+        settings = sides.reference.without_training(settings, pad_id)
     gradients: dict[str, Array] = {}
     total = 0.0
     for samples, wanted in zip(sides.samples, labels, strict=True):

@@ -1,6 +1,7 @@
 """Level weights, besides the tensors: config.json, tokenizer and provenance fit the checkpoint."""
 
 import os
+from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
@@ -9,6 +10,7 @@ from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY
 from ..mapping import SizeRule
 from ..prepare import Prepared, source_file
 from ..text import joined, listed
+from ..tokenizers.registry import Role, load_tokenizer
 from .model_folder import ModelFolder, Provenance
 from .verdict import Check, Match
 
@@ -53,6 +55,7 @@ def prove_metadata(
 
 def _config(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> Check:
     wrong = [*_sizes(prepared, folder, notes), *_values(prepared, folder)]
+    wrong += _special_rows(prepared, folder, notes)
     wrong += _activation(prepared, folder)
     return _check(CONFIG, wrong, "sizes, heads, constants and activation fit the checkpoint")
 
@@ -108,6 +111,61 @@ def _values(prepared: Prepared, folder: ModelFolder) -> list[str]:
     return wrong
 
 
+def padding_id(prepared: Prepared, folder: ModelFolder) -> int | None:
+    """The id of the padding token, whose embedding is not trained; None if there is none."""
+    return next((t.row for t in _token_ids(prepared, folder) if t.role == "pad_token"), None)
+
+
+class _TokenId(Struct, frozen=True):
+    """A key of config.json, and the row of the token that it means."""
+
+    key: str
+    role: Role
+    row: int | None
+    told_by: str  # "" if nothing tells, so that it is what OUT has
+
+
+def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
+    mapping, planned = prepared.mapping, prepared.plan.config
+    tokens = None
+    if prepared.vocabulary is None and mapping.tokenizer:
+        with suppress(OSError, ValueError, RecursionError):  # which another check reports
+            tokens = _written_tokens(folder)
+    found = []
+    for key, role in mapping.token_ids.items():
+        row = planned[key]
+        if prepared.vocabulary is not None:
+            told_by = "the vocabulary"
+        elif key in (prepared.config or {}):
+            told_by = "the checkpoint's config"
+        elif tokens:
+            told_by = "OUT's tokenizer"
+            special = load_tokenizer(mapping.tokenizer).special_tokens(tokens)
+            row = special[role].row if role in special else None
+        else:
+            told_by, row = "", folder.config.get(key, mapping.implied.get(key))
+        found.append(_TokenId(key, role, row if isinstance(row, int) else None, told_by))
+    return found
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else repr(value)
+
+
+def _special_rows(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+    wrong = []
+    for token in _token_ids(prepared, folder):
+        stated = folder.config.get(token.key, prepared.mapping.implied.get(token.key))
+        if not token.told_by:
+            notes.append(f"{token.key} was not checked, because there is no vocabulary")
+        elif stated != token.row:
+            wrong.append(
+                f"{token.key} is {_shown(stated)}, but must be {_shown(token.row)} by"
+                f" {token.told_by}"
+            )
+    return wrong
+
+
 def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
     rule = prepared.mapping.activation
     if rule is None:
@@ -159,14 +217,13 @@ def _rows(folder: ModelFolder) -> int:
 
 def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
     wrong = []
-    written = _read_vocabulary(folder)
+    written = _written_tokens(folder)
     lowers: bool | None = None
     if (folder.path / TOKENIZER).exists():
-        tokenizer = msgspec.json.decode((folder.path / TOKENIZER).read_bytes(), type=_Tokenizer)
+        tokenizer = _read_tokenizer(folder)
         ids = tokenizer.model.vocab
-        if written and ids != {token: index for index, token in enumerate(written)}:
+        if ids != {token: index for index, token in enumerate(written)}:
             wrong.append(f"{TOKENIZER} and {VOCABULARY} have different tokens")
-        written = written or sorted(ids, key=ids.__getitem__)
         normalizer = msgspec.json.encode(tokenizer.normalizer)
         # The second is what a BertNormalizer has.
         lowers = b'"Lowercase"' in normalizer or b'"lowercase":true' in normalizer
@@ -175,17 +232,51 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
             f"the number of tokens in the vocabulary is {len(written):,}, but vocab_size is"
             f" {_rows(folder):,}"
         )
+    config: dict[str, object] = {}
+    if (folder.path / TOKENIZER_CONFIG).exists():
+        data = (folder.path / TOKENIZER_CONFIG).read_bytes()
+        config = msgspec.json.decode(data, type=dict[str, object])
     wrong += _other_tokens(prepared.vocabulary, written)
-    wrong += _other_case(prepared.do_lower_case, lowers, folder)
+    wrong += _other_special_tokens(prepared, config, written)
+    wrong += _other_case(prepared.do_lower_case, lowers, config)
     return wrong
 
 
-def _read_vocabulary(folder: ModelFolder) -> list[str]:
+def _written_tokens(folder: ModelFolder) -> list[str]:
+    """The tokens of OUT by id; [] if it has no vocabulary."""
     path = folder.path / VOCABULARY
-    tokens = path.read_bytes().decode().split("\n") if path.exists() else []
-    while tokens and not tokens[-1]:
-        tokens.pop()
-    return tokens
+    if path.exists():
+        tokens = path.read_bytes().decode().split("\n")
+        while tokens and not tokens[-1]:
+            tokens.pop()
+        return tokens
+    if (folder.path / TOKENIZER).exists():
+        ids = _read_tokenizer(folder).model.vocab
+        return sorted(ids, key=ids.__getitem__)
+    return []
+
+
+def _read_tokenizer(folder: ModelFolder) -> _Tokenizer:
+    return msgspec.json.decode((folder.path / TOKENIZER).read_bytes(), type=_Tokenizer)
+
+
+def _other_special_tokens(
+    prepared: Prepared, config: dict[str, object], written: list[str]
+) -> list[str]:
+    """The tokens that tokenizer_config.json gives a role which they do not have.
+
+    transformers adds a token that the vocabulary lacks, with an id that no embedding has.
+    """
+    if not prepared.mapping.tokenizer:
+        return []
+    wrong = []
+    for role, token in load_tokenizer(prepared.mapping.tokenizer).special_tokens(written).items():
+        stated = config.get(role)
+        text = stated.get("content") if isinstance(stated, dict) else stated
+        if text is not None and (text != token.text or token.row is None):
+            lacks = ", which the vocabulary lacks" if token.row is None else f", not {token.text}"
+            wrong.append(f"{TOKENIZER_CONFIG} has {role} = {text}{lacks}")
+    return wrong
 
 
 def _other_tokens(original: tuple[str, ...] | None, written: list[str]) -> list[str]:
@@ -203,17 +294,13 @@ def _other_tokens(original: tuple[str, ...] | None, written: list[str]) -> list[
     return [f"{len(changed):,} tokens differ from the checkpoint's vocabulary{where}"]
 
 
-def _other_case(expected: bool | None, lowers: bool | None, folder: ModelFolder) -> list[str]:
+def _other_case(expected: bool | None, lowers: bool | None, config: dict[str, object]) -> list[str]:
     wrong = []
     if None not in (expected, lowers) and lowers is not expected:
         wrong.append(
             f"{TOKENIZER} {'lower-cases' if lowers else 'does not lower-case'} text, but the"
             f" vocabulary is {'uncased' if expected else 'cased'}"
         )
-    path = folder.path / TOKENIZER_CONFIG
-    config: dict[str, object] = {}
-    if path.exists():
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
     if lowers is not None and config.get("do_lower_case", lowers) is not lowers:
         stated = config["do_lower_case"]
         wrong.append(f"{TOKENIZER_CONFIG} has do_lower_case = {stated}, unlike {TOKENIZER}")

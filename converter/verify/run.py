@@ -18,13 +18,15 @@ from ..options import DEFAULTS, Options, make_options
 from ..prepare import Prepared, prepare
 from ..storage.files import Progress
 from ..storage.location import parse_location
-from .metadata import prove_metadata
+from ..tokenizers.registry import load_tokenizer
+from .metadata import padding_id, prove_metadata
 from .model_folder import ModelFolder, open_folder
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import prove_weights
 
 if TYPE_CHECKING:
     from ..models.reference import Reference, Samples
+    from ..tokenizers.registry import Role
 
 SAMPLES = 8
 """The number of sequences that go through both models, unless the caller says otherwise."""
@@ -300,7 +302,7 @@ def _inputs(
             f"the mapping {prepared.mapping.name} lacks the [roles] {', '.join(sorted(missing))},"
             " which the sequences need"
         )
-    pad_id = _pad_id(prepared)
+    pad_id = padding_id(prepared, folder)
     if text is None:
         made = seeded_samples(
             samples,
@@ -308,7 +310,7 @@ def _inputs(
             vocab_size=sizes["vocabulary"],
             positions=sizes["positions"],
             segments=sizes["segments"],
-            vocabulary=prepared.vocabulary,
+            special=_special_ids(prepared),
             pad_id=pad_id,
         )
         return _Inputs(made, [], None)
@@ -328,9 +330,11 @@ def _inputs(
     return _Inputs(made, [check], Text(text.name, sha256, len(lines)))
 
 
-def _pad_id(prepared: Prepared) -> int:
-    pad_id = prepared.plan.config.get("pad_token_id")
-    return pad_id if isinstance(pad_id, int) else 0
+def _special_ids(prepared: Prepared) -> "dict[Role, int]":
+    if prepared.vocabulary is None:
+        return {}
+    found = load_tokenizer(prepared.mapping.tokenizer).special_tokens(prepared.vocabulary)
+    return {role: token.row for role, token in found.items() if token.row is not None}
 
 
 def _run(
@@ -354,7 +358,7 @@ def _run(
     if first:
         causes = output_causes(folder, sides, matches, first)
     if level == "gradients":
-        pad_id, strip = _pad_id(prepared), prepared.plan.architecture.strip
+        pad_id, strip = padding_id(prepared, folder), prepared.plan.architecture.strip
         found, gradients = prove_gradients(sides, matches, pad_id, strip, seed)
         checks += found
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]

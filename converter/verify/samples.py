@@ -1,5 +1,6 @@
 """The sequences that go through both models."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import VerificationError
 from ..layout import TOKENIZER
 from ..models.reference import Samples
+from ..tokenizers.registry import Role
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 _ROWS = 8  # of a batch, so that memory stays bounded whatever the number of samples
 _SHORT = 64  # tokens: the longest of the ragged sequences
-_SPECIAL = ("[CLS]", "[SEP]", "[MASK]", "[UNK]")
 
 
 def seeded_samples(
@@ -25,29 +26,29 @@ def seeded_samples(
     vocab_size: int,
     positions: int,
     segments: int,
-    vocabulary: tuple[str, ...] | None,
-    pad_id: int,
+    special: Mapping[Role, int],
+    pad_id: int | None,
 ) -> list[Samples]:
     """Sequences that no training set has, but that reach every part of the model.
 
     Of every eight sequences, one has all positions, one has a single token, and the rest are
     ragged. Two of three are pairs, so that both segments occur. Tokens come from the whole
-    vocabulary except [PAD], which no tokenizer puts among tokens and which PyTorch never trains
-    (`padding_idx`).
+    vocabulary except the padding token, which no tokenizer puts among tokens and which PyTorch
+    never trains (`padding_idx`).
 
     Args:
         samples: how many sequences.
         seed: of the random numbers.
         vocab_size, positions, segments: rows of the three embedding tables.
-        vocabulary: to put special tokens where they belong; None if there is none.
-        pad_id: the id of [PAD].
+        special: the ids of the special tokens, to put them where they belong.
+        pad_id: the id of the padding token; None if there is none.
     """
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    ids = {token: index for index, token in enumerate(vocabulary or ())}
-    special = {token: ids[token] for token in _SPECIAL if ids.get(token, vocab_size) < vocab_size}
-    others = np.delete(np.arange(vocab_size), pad_id)
+    others = np.arange(vocab_size)
+    if pad_id is not None and vocab_size > 1:
+        others = np.delete(others, pad_id)
     longest = max(2, min(_SHORT, positions))
     batches = []
     for first in range(0, samples, _ROWS):
@@ -73,7 +74,7 @@ def text_samples(
     vocabulary: tuple[str, ...] | None,
     do_lower_case: bool,
     positions: int,
-    pad_id: int,
+    pad_id: int | None,
 ) -> tuple[list[Samples], str]:
     """Lines of a text, through the original tokenizer and through the folder's.
 
@@ -84,14 +85,14 @@ def text_samples(
         vocabulary: the checkpoint's.
         do_lower_case: for the original tokenizer.
         positions: longer sequences are cut to it.
-        pad_id: the id of [PAD].
+        pad_id: the id of the padding token; None if there is none.
 
     Returns:
         Samples with the original tokenizer's ids, and what differs in the first line for which the
         folder's tokenizer gives other ids; "" if none does.
 
     Raises:
-        VerificationError: a tokenizer is missing.
+        VerificationError: a tokenizer is missing, or can't encode a line.
     """
     if vocabulary is None or not tokenizer or not (folder / TOKENIZER).exists():
         raise VerificationError(
@@ -104,12 +105,23 @@ def text_samples(
     loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     rows, differs = [], ""
     for number, line in enumerate(lines, 1):
-        ids = original.encode(line, vocabulary, do_lower_case)[: positions - 2]
-        ids = [vocabulary.index("[CLS]"), *ids, vocabulary.index("[SEP]")]
-        other = loaded(line, truncation=True, max_length=positions)["input_ids"]
+        try:
+            ids = original.encode_alone(line, vocabulary, do_lower_case, positions)
+        except KeyError as error:
+            raise VerificationError(
+                f"--text: line {number} can't be encoded by the original rules, because the"
+                f" vocabulary has no {error.args[0]}"
+            ) from None
+        try:
+            other = loaded(line, truncation=True, max_length=positions)["input_ids"]
+        except Exception as error:  # whatever it raises, the folder caused it
+            other = [str(error)]
         if ids != other and not differs:
             differs = f"line {number}: {ids[:12]} by the original rules, {other[:12]} in OUT"
-        rows.append((ids, [0] * len(ids)))
+        if ids:
+            rows.append((ids, [0] * len(ids)))
+    if not rows:
+        raise VerificationError("--text: the tokenizer gives no token for any line")
     chunks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
     return [_padded(chunk, pad_id) for chunk in chunks], differs
 
@@ -134,24 +146,30 @@ def _sequence(
     rng: "np.random.Generator",
     length: int,
     others: "Array",
-    special: dict[str, int],
+    special: Mapping[Role, int],
     segments: int,
 ) -> tuple[list[int], list[int]]:
-    """Ids and segments: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]."""
+    """Ids and segments of one text or of two: cls a sep, or cls a sep b sep."""
     ids = rng.choice(others, size=length).tolist()
     split = int(rng.integers(length // 2, length)) if length > 4 and segments > 1 else length
-    for place, token in ((2, "[MASK]"), (3, "[UNK]"), (split - 1, "[SEP]"), (-1, "[SEP]")):
-        if token in special and place < length and length > 1:
-            ids[place] = special[token]
-    ids[0] = special.get("[CLS]", ids[0])
+    places: tuple[tuple[int, Role], ...] = (
+        (2, "mask_token"),
+        (3, "unk_token"),
+        (split - 1, "sep_token"),
+        (-1, "sep_token"),
+    )
+    for place, role in places:
+        if role in special and place < length and length > 1:
+            ids[place] = special[role]
+    ids[0] = special.get("cls_token", ids[0])
     return ids, [0] * split + [1] * (length - split)
 
 
-def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Samples:
+def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int | None) -> Samples:
     import numpy as np
 
     width = max(len(ids) for ids, _ in rows)
-    input_ids = np.full((len(rows), width), pad_id, np.int32)
+    input_ids = np.full((len(rows), width), pad_id or 0, np.int32)
     input_mask = np.zeros_like(input_ids)
     segment_ids = np.zeros_like(input_ids)
     for row, (ids, segments) in enumerate(rows):

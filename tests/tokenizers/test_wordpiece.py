@@ -6,8 +6,8 @@ import pytest
 from bertconvert.converter.errors import PlanError
 from bertconvert.converter.tokenizers.wordpiece import (
     infer_casing,
-    missing_special_tokens,
     read_vocabulary,
+    special_tokens,
     tokenizer_files,
 )
 
@@ -145,9 +145,24 @@ class TestInferCasing:
         assert infer_casing(["the"], name).reason.endswith(f"the name says {said}")
 
 
-def test_missing_special_tokens_are_named() -> None:
-    assert missing_special_tokens([*SPECIAL, "a"]) == []
-    assert missing_special_tokens(["[PAD]", "[UNK]", "[CLS]", "a"]) == ["[SEP]", "[MASK]"]
+class TestSpecialTokens:
+    def test_are_found_by_name_wherever_they_are(self) -> None:
+        found = special_tokens(["a", "[CLS]", "[PAD]", "[SEP]", "[UNK]", "b", "[MASK]"])
+        assert {role: (token.text, token.row) for role, token in found.items()} == {
+            "unk_token": ("[UNK]", 4),
+            "sep_token": ("[SEP]", 3),
+            "pad_token": ("[PAD]", 2),
+            "cls_token": ("[CLS]", 1),
+            "mask_token": ("[MASK]", 6),
+        }
+
+    def test_have_no_row_where_the_vocabulary_lacks_them(self) -> None:
+        found = special_tokens(["[PAD]", "[UNK]", "[CLS]", "a"])
+        missing = [token.text for token in found.values() if token.row is None]
+        assert missing == ["[SEP]", "[MASK]"]
+
+    def test_have_the_last_of_several_rows(self) -> None:
+        assert special_tokens(["[PAD]", "[CLS]", "a", "[CLS]"])["cls_token"].row == 3
 
 
 class TestTokenizerFiles:
