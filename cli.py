@@ -167,6 +167,12 @@ _source_options = _with_options(
             help="Which GELU to write: tanh (Google's since 2019) or erf.  [default: auto]",
         ),
         click.option(
+            "--pad-vocab",
+            is_flag=True,
+            default=None,
+            help="Allow more embeddings than tokens: the tokenizer gets [unused_...] for the rest.",
+        ),
+        click.option(
             "--lower-case/--no-lower-case",
             default=None,
             help="Whether the tokenizer lower-cases text.  [default: inferred from the vocabulary]",

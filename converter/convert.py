@@ -173,6 +173,7 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
         "dtype": plan.dtype,
         "activation": dict(zip(("tensorflow", "transformers"), plan.activation, strict=True)),
         "do_lower_case": prepared.do_lower_case,
+        "padding": prepared.padding,
         "notes": plan.notes,  # those of the checkpoint's path would differ from place to place
         "tensors": {
             entry.tensor: {

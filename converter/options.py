@@ -37,6 +37,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The dtype of the tensors; `keep` leaves each tensor as it is."""
     lower_case: bool | None = None
     """Whether the tokenizer lower-cases text. By default, inferred from the vocabulary."""
+    pad_vocab: bool = False
+    """Whether the model may have some rows more than the vocabulary has tokens, because they were
+    rounded up. The rows are kept, and the tokenizer has names for them that no text spells."""
     formats: tuple[Format, ...] = ("safetensors",)
     """The weights files to write: `safetensors`, `bin` or both."""
 

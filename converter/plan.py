@@ -23,6 +23,7 @@ from .transforms import TRANSFORMS
 # The dtypes that weights may have, widest first, and the bytes of an element.
 FLOATS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LARGEST_SIZE = (1 << 31) - 1
+_MOST_PADDING = 1023  # rows; people round up to a multiple of 8, 128 or 1,024
 
 
 class Entry(Struct, frozen=True):
@@ -86,6 +87,7 @@ def make_plan(
     options: Options = DEFAULTS,
     *,
     special_tokens: Mapping[Role, SpecialToken] | None = None,
+    vocabulary_notes: Sequence[str] = (),
     config_name: str = "the config",
     vocabulary_name: str = "the vocabulary",
 ) -> Plan:
@@ -98,6 +100,7 @@ def make_plan(
         vocabulary_size: the number of tokens in the vocabulary file, if there is one.
         options: the caller's decisions.
         special_tokens: those of the vocabulary, if there is one.
+        vocabulary_notes: what is odd about it, for the message that it does not fit.
         config_name: the config file's name, for messages.
         vocabulary_name: the vocabulary file's name, for messages.
 
@@ -121,7 +124,7 @@ def make_plan(
     planner.measure(written, loops)
     planner.complete_sizes()
     if vocabulary_size is not None:
-        planner.check_vocabulary(vocabulary_size, vocabulary_name)
+        planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
     values = planner.config_values() | planner.token_ids(special_tokens)
     activation = planner.activation()
     if mapping.activation is not None:
@@ -416,10 +419,15 @@ class _Planner:
                 self.reasons.append(f"{self.config_name}: {key} is {_shown(stated)}, not a size")
                 continue
             if symbol in self.evidence and stated not in (None, self.sizes[symbol]):
-                self.reasons.append(
+                reason = (
                     f"{self.config_name} says {key} = {stated}, but the checkpoint has"
                     f" {self.sizes[symbol]} ({self.evidence[symbol]})"
                 )
+                padded = _is_padded(stated, self.sizes[symbol])
+                if symbol != self.mapping.roles.vocabulary or not padded:
+                    self.reasons.append(reason)
+                elif not self.options.pad_vocab:
+                    self.reasons.append(f"{reason}. {_OFFER}")
             if isinstance(rule, SizeRule):
                 self._untold_size(symbol, rule, stated, given if symbol == heads else None)
 
@@ -447,14 +455,25 @@ class _Planner:
                 f" {self.mapping.size_key(rule.divides)} = {self.sizes[rule.divides]}"
             )
 
-    def check_vocabulary(self, tokens: int, name: str) -> None:
+    def check_vocabulary(self, tokens: int, name: str, odd: Sequence[str]) -> None:
         """A reason if the vocabulary has another length than the model."""
         symbol = self.mapping.roles.vocabulary
-        if symbol in self.evidence and self.sizes[symbol] != tokens:
-            self.reasons.append(
-                f"{name} has {tokens:,} tokens but the model has {self.sizes[symbol]:,} word"
-                f" embeddings ({self.evidence[symbol]}): this {name.removeprefix('the ')} belongs"
-                " to another model"
+        if symbol not in self.evidence or self.sizes[symbol] == tokens:
+            return
+        rows = self.sizes[symbol]
+        reason = (
+            f"{name} has {tokens:,} tokens but the model has {rows:,} word embeddings"
+            f" ({self.evidence[symbol]})"
+        )
+        padded = _is_padded(tokens, rows)
+        if not padded or not self.options.pad_vocab:
+            reason += f": this {name.removeprefix('the ')} belongs to another model"
+            reason += f". {_OFFER}" if padded else ""
+            self.reasons.append("\n  ".join([reason, *odd]))
+        else:
+            self.notes.append(
+                f"{name} has {tokens:,} tokens and the model {rows:,} word embeddings. The"
+                f" tokenizer has unused tokens for the other {rows - tokens:,}"
             )
 
     def config_values(self) -> dict[str, object]:
@@ -599,6 +618,17 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
     found = get_close_matches(name, islice(names, 1000), 1)
     return f" (nearest: {found[0]})" if found else ""
+
+
+_OFFER = (
+    "Or its rows were rounded up: --pad-vocab keeps them, and gives the tokenizer unused tokens for"
+    " those without one"
+)
+
+
+def _is_padded(tokens: object, rows: int) -> bool:
+    """Whether a model's rows may be those of its tokens, rounded up."""
+    return type(tokens) is int and tokens < rows <= tokens + _MOST_PADDING
 
 
 def _is_size(value: object) -> bool:

@@ -40,7 +40,8 @@ class Prepared(Struct, frozen=True):
     mapping_sha256: str
     plan: Plan
     config: dict[str, object] | None  # of the original code; None if there is no file
-    vocabulary: tuple[str, ...] | None  # tokens by index; None if there is no tokenizer
+    vocabulary: tuple[str, ...] | None  # tokens by row; None if there is no tokenizer
+    padding: int  # rows of the model that the vocabulary file has no token for
     do_lower_case: bool | None  # None if there is no tokenizer
     sources: list[SourceFile]  # the index, the config and the vocabulary
     notes: list[str]  # facts that a person should know
@@ -81,6 +82,7 @@ def prepare(
         sources.append(source_file("config", file))
 
     vocabulary = do_lower_case = special_tokens = None
+    odd: list[str] = []
     vocabulary_name = "the vocabulary"
     if not mapping.tokenizer:
         if options.vocab is not None:
@@ -104,6 +106,8 @@ def prepare(
         special_tokens = tokenizer.special_tokens(vocabulary)
         if missing := [token.text for token in special_tokens.values() if token.row is None]:
             notes.append(f"the vocabulary lacks {', '.join(missing)}")
+        odd = tokenizer.vocabulary_notes(vocabulary)
+        notes += [f"{vocabulary_name}: {note}" for note in odd]
     else:
         rule = mapping.files.vocabulary
         name = rule.name if rule else "vocabulary"
@@ -116,10 +120,16 @@ def prepare(
         None if vocabulary is None else len(vocabulary),
         options,
         special_tokens=special_tokens,
+        vocabulary_notes=odd,
         config_name=config_name,
         vocabulary_name=vocabulary_name,
     )
-    if vocabulary is None:
+    padding = 0
+    if vocabulary is not None:
+        rows = plan.sizes.get(mapping.roles.vocabulary, len(vocabulary))
+        padding = rows - len(vocabulary)
+        vocabulary = load_tokenizer(mapping.tokenizer).pad_vocabulary(vocabulary, rows)
+    else:
         notes += [
             f"{key} = {msgspec.json.encode(plan.config[key]).decode()} is assumed, because there is"
             " no vocabulary"
@@ -133,6 +143,7 @@ def prepare(
         plan=plan,
         config=config,
         vocabulary=vocabulary,
+        padding=padding,
         do_lower_case=do_lower_case,
         sources=sources,
         notes=[*plan.notes, *notes],

@@ -302,6 +302,7 @@ def vocabularies(t: Transcript) -> None:
         "too short": "\n".join(lines[:-2]).encode(),
         "a token twice": "\n".join([*lines[:-1], lines[-2]]).encode(),
         "no UTF-8": b"\xff\xfe\n" * len(lines),
+        "blank lines": "\n".join([*lines[:40], "", "", *lines[42:]]).encode(),
         "without [CLS]": "\n".join(lines).replace("[CLS]", "[BEGIN]").encode(),
         "without [PAD]": "\n".join(lines).replace("[PAD]", "a").encode(),
         "[PAD] at 1": "\n".join([lines[1], lines[0], *lines[2:]]).encode(),
@@ -312,6 +313,7 @@ def vocabularies(t: Transcript) -> None:
         t.run(f"tf2pt {name} out-{name}")
     changed("pretraining", "no-vocabulary", lambda c: (c / "vocab.txt").unlink())
     t.run("tf2pt no-vocabulary out-no-vocabulary")
+    t.run("tf2pt vocabulary-too-short out-padded --pad-vocab")
     t.run("tf2pt pretraining out --vocab nothing.txt")
 
 

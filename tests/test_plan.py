@@ -601,6 +601,28 @@ class TestTheVocabulary:
         assert text.startswith("vocab.txt has 126 tokens but the model has 100 word embeddings")
         assert text.endswith("this vocab.txt belongs to another model")
 
+    @pytest.mark.parametrize("tokens", [99, 93, 1])
+    def test_of_a_few_tokens_less_is_taken_where_the_caller_allows_it(self, tokens: int) -> None:
+        assert "--pad-vocab" in refusal(checkpoint(), CONFIG, tokens)
+        config = {**CONFIG, "vocab_size": tokens}  # as programs have it that round up in code
+        assert "--pad-vocab" in refusal(checkpoint(), config)
+        plan = make_plan(checkpoint(), BERT, config, tokens, Options(pad_vocab=True))
+        assert plan.config["vocab_size"] == 100
+        assert any(f"{100 - tokens}" in note for note in plan.notes)
+
+    @pytest.mark.parametrize(("rows", "tokens"), [(2000, 976), (100, 101), (100, 30522)])
+    def test_of_many_tokens_less_or_of_more_is_never_taken(self, rows: int, tokens: int) -> None:
+        sizes = {**SIZES, "V": rows}
+        for pad in (False, True):
+            options = Options(pad_vocab=pad)
+            text = refusal(checkpoint(sizes=sizes), None, tokens, options)
+            assert "--pad-vocab" not in text
+            assert f"{tokens:,}" in text
+
+    def test_1023_rows_may_be_without_a_token(self) -> None:
+        variables = checkpoint(sizes={**SIZES, "V": 2000})
+        assert make_plan(variables, BERT, None, 977, Options(pad_vocab=True)).sizes["V"] == 2000
+
 
 class TestTheIdsOfTokens:
     def test_are_rows_of_the_vocabulary_and_reported_where_they_are_unusual(self) -> None:

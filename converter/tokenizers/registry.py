@@ -44,6 +44,14 @@ class Tokenizer(Protocol):
         """The tokens that this kind of tokenizer has a role for, found by name."""
 
     @staticmethod
+    def vocabulary_notes(tokens: Sequence[str]) -> list[str]:
+        """What is odd about a vocabulary, with the lines; [] for most."""
+
+    @staticmethod
+    def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
+        """The vocabulary with as many rows as the model, which it may lack: no text spells them."""
+
+    @staticmethod
     def tokenizer_files(
         tokens: Sequence[str], *, do_lower_case: bool, model_max_length: int
     ) -> dict[str, bytes]:

@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from .. import layout
 from ..errors import PlanError
+from ..text import joined
 from .registry import Role, SpecialToken
 
 SPECIAL_TOKENS: Mapping[Role, str] = {
@@ -63,6 +64,12 @@ _ALONE = (
 _STRAY_SHARE = 0.01
 
 
+_MOST_LINES = 5  # that a note names
+
+# The names of rows that no text may spell: a text has no word with a bracket in it.
+_UNUSED, _DUPLICATE = "unused_", "duplicate"
+
+
 class Casing(Struct, frozen=True):
     """Whether text is lower-cased and stripped of accents, and the sentence that says why."""
 
@@ -73,9 +80,10 @@ class Casing(Struct, frozen=True):
 def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
     """The tokens of a vocab.txt by index: one per line, stripped.
 
-    It reads like `load_vocab` of google-research/bert: only "\\n" ends a line (some tokens of the
-    Chinese vocabulary are other line ends), and an empty line counts, except at the end. A byte
-    order mark is not part of the first token.
+    It reads like `load_vocab` of google-research/bert with TensorFlow's reader of lines: only
+    "\\n" ends a line (some tokens of the Chinese vocabulary are other line ends), "\\r" is dropped
+    anywhere, and a blank line counts, except at the end. A byte order mark is not part of the first
+    token, though it is for Google's code.
 
     Args:
         data: the file's content.
@@ -91,7 +99,7 @@ def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
         raise PlanError(
             f"{source}, line {line}: not UTF-8 ({error.reason}); a BERT vocabulary is UTF-8 text"
         ) from None
-    tokens = [line.strip() for line in text.split("\n")]
+    tokens = [line.strip() for line in text.replace("\r", "").split("\n")]
     while tokens and not tokens[-1]:
         tokens.pop()
     if not tokens:
@@ -147,6 +155,54 @@ def special_tokens(tokens: Sequence[str]) -> dict[Role, SpecialToken]:
     return {role: SpecialToken(text, rows.get(text)) for role, text in SPECIAL_TOKENS.items()}
 
 
+def vocabulary_notes(tokens: Sequence[str]) -> list[str]:
+    """Which lines of a vocabulary are blank, and which tokens are on several lines.
+
+    In `load_vocab` of google-research/bert, the last line of a token has its id, and a blank line
+    is a row that no text reaches. That of bert-tensorflow on PyPI skips such lines, so that the ids
+    after them are smaller.
+    """
+    lines: dict[str, list[int]] = {}
+    if len(set(tokens)) == len(tokens) and "" not in tokens:
+        return []
+    for number, token in enumerate(tokens, 1):
+        lines.setdefault(token, []).append(number)
+    notes = []
+    blank = lines.pop("", [])
+    if blank:
+        are, rows = ("line is", "its row") if len(blank) == 1 else ("lines are", "their rows")
+        where = joined([f"{number:,}" for number in blank], _MOST_LINES)
+        notes.append(f"{len(blank):,} {are} blank, and no text reaches {rows}: {where}")
+    twice = [
+        f"{token} ({joined([f'{number:,}' for number in numbers], _MOST_LINES)})"
+        for token, numbers in lines.items()
+        if len(numbers) > 1
+    ]
+    if twice:
+        are = "token is" if len(twice) == 1 else "tokens are"
+        notes.append(
+            f"{len(twice):,} {are} on several lines, and the last one counts:"
+            f" {joined(twice, _MOST_LINES)}"
+        )
+    return notes
+
+
+def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
+    """The tokens, and "[unused_17]" with their index for rows that have none."""
+    taken = set(tokens)
+    names = [_free_name(_UNUSED, row, taken) for row in range(len(tokens), rows)]
+    return (*tokens, *names)
+
+
+def _free_name(kind: str, row: int, taken: set[str]) -> str:
+    """A name for a row that the vocabulary does not have; it is taken from then on."""
+    name = f"{kind}{row}"
+    while f"[{name}]" in taken:
+        name += "_"
+    taken.add(f"[{name}]")
+    return f"[{name}]"
+
+
 def tokenizer_files(
     tokens: Sequence[str], *, do_lower_case: bool, model_max_length: int
 ) -> dict[str, bytes]:
@@ -170,8 +226,9 @@ def tokenizer_files(
     """
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) < len(tokens):
+        taken = set(tokens)
         tokens = [
-            token if ids[token] == index else f"[duplicate{index}]"
+            token if ids[token] == index else _free_name(_DUPLICATE, index, taken)
             for index, token in enumerate(tokens)
         ]
         ids = {token: index for index, token in enumerate(tokens)}

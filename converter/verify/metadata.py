@@ -227,7 +227,7 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
         normalizer = msgspec.json.encode(tokenizer.normalizer)
         # The second is what a BertNormalizer has.
         lowers = b'"Lowercase"' in normalizer or b'"lowercase":true' in normalizer
-    if len(written) != _rows(folder):
+    if len(written) not in (_rows(folder), _rows(folder) - prepared.padding):
         wrong.append(
             f"the number of tokens in the vocabulary is {len(written):,}, but vocab_size is"
             f" {_rows(folder):,}"
@@ -236,7 +236,7 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
     if (folder.path / TOKENIZER_CONFIG).exists():
         data = (folder.path / TOKENIZER_CONFIG).read_bytes()
         config = msgspec.json.decode(data, type=dict[str, object])
-    wrong += _other_tokens(prepared.vocabulary, written)
+    wrong += _other_tokens(prepared, written)
     wrong += _other_special_tokens(prepared, config, written)
     wrong += _other_case(prepared.do_lower_case, lowers, config)
     return wrong
@@ -279,16 +279,18 @@ def _other_special_tokens(
     return wrong
 
 
-def _other_tokens(original: tuple[str, ...] | None, written: list[str]) -> list[str]:
-    if original is None:
+def _other_tokens(prepared: Prepared, written: list[str]) -> list[str]:
+    """Where OUT's tokens are not those of the file; the names of rows without one are free."""
+    if prepared.vocabulary is None:
         return []
+    original = prepared.vocabulary[: len(prepared.vocabulary) - prepared.padding]
     last = {token: index for index, token in enumerate(original)}
     changed = [
         index
         for index, (old, new) in enumerate(zip(original, written, strict=False))
         if old != new and last[old] == index
     ]
-    if not changed and len(original) == len(written):
+    if not changed and len(original) <= len(written):
         return []
     where = f", the first at {changed[0]:,}" if changed else ""
     return [f"{len(changed):,} tokens differ from the checkpoint's vocabulary{where}"]

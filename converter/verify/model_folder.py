@@ -39,6 +39,7 @@ class Provenance(Struct, frozen=True):
     dropped: dict[str, str]
     activation: dict[str, str]
     do_lower_case: bool | None
+    padding: int = 0
 
 
 class ModelFolder(Struct, frozen=True):

@@ -195,6 +195,7 @@ def _with_provenance(options: Options, folder: ModelFolder) -> Options:
         mapping=options.mapping or (name if name in builtin_mappings() else None),
         scope=provenance.scope if options.scope is None else options.scope,
         lower_case=provenance.do_lower_case if options.lower_case is None else options.lower_case,
+        pad_vocab=options.pad_vocab or provenance.padding > 0,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from bertconvert import convert, open_checkpoint, verify
+from bertconvert import PlanError, convert, open_checkpoint, verify
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = "bert/embeddings/word_embeddings"
@@ -174,3 +174,37 @@ def test_a_tokenizer_that_names_a_token_which_the_vocabulary_lacks_fails(
     verdict = verify(source, out, level="weights")
     (check,) = [check for check in verdict.checks if not check.passed]
     assert "[PAD]" in check.detail
+
+
+def test_rows_that_were_rounded_up_are_kept_and_named(make: Make, tmp_path: Path) -> None:
+    tokens = (*SPECIAL, "a", "b", "[unused_8]")
+    source, out = make(lines(*tokens), 16), tmp_path / "out"
+    with pytest.raises(PlanError, match="--pad-vocab"):
+        convert(source, out)
+    convert(source, out, pad_vocab=True)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = AutoModelForQuestionAnswering.from_pretrained(out)
+    assert len(tokenizer) == model.config.vocab_size == 16
+    assert len(set(tokenizer.get_vocab())) == 16
+    assert [tokenizer.convert_ids_to_tokens(row) for row in range(8)] == list(tokens)
+    assert json.loads((out / "conversion.json").read_text())["padding"] == 8
+    assert verify(source, out, level="gradients", samples=4).passed  # conversion.json tells it
+
+
+def test_a_folder_that_has_no_names_for_rounded_rows_passes_where_the_caller_allows_it(
+    make: Make, tmp_path: Path
+) -> None:
+    source, out = make(lines(*SPECIAL, "a", "b"), 16), tmp_path / "out"
+    convert(source, out, pad_vocab=True)
+    (out / "conversion.json").unlink()
+    (out / "vocab.txt").write_bytes(lines(*SPECIAL, "a", "b"))
+    file = out / "tokenizer.json"
+    document = json.loads(file.read_text())
+    ids = document["model"]["vocab"]
+    document["model"]["vocab"] = {token: row for token, row in ids.items() if row < 7}
+    file.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="--pad-vocab"):
+        verify(source, out, level="weights")
+    assert verify(source, out, level="weights", pad_vocab=True).passed
+    (out / "vocab.txt").write_bytes(lines(*SPECIAL, "b", "a"))
+    assert not verify(source, out, level="weights", pad_vocab=True).passed

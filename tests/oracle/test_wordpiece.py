@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from absl import flags
 from bert import tokenization
 from hypothesis import given, settings
@@ -187,6 +188,79 @@ def test_a_vocabulary_without_special_tokens_loads(make: Make) -> None:
     assert ours.all_special_tokens == []
     assert len(ours) == 3
     assert ours("ab c", "a")["input_ids"] == [0, 1, 2, 0]
+
+
+def load_vocab(path: str) -> dict[str, int]:
+    """load_vocab of google-research/bert, in which every line has an id."""
+    found, index = {}, 0
+    with tf.io.gfile.GFile(path, "r") as reader:
+        while token := reader.readline():
+            found[token.strip()] = index
+            index += 1
+    return found
+
+
+UNIQUE = {
+    "no final newline": b"a\nb",
+    "CRLF": b"a\r\nb\r\n",
+    "CRLF without the last": b"a\r\nb",
+    "carriage returns inside": b"a\rb\nc\r\r\n",
+    "spaces around": b" a\n\tb \n",
+    "spaces inside": "New York\na\u00a0b\n".encode(),
+    "no-break space": "a\n\u00a0\nb\n".encode(),
+    "line separator": "a\n\u2028\nb\u2029c\n##\u2028\n".encode(),
+    "other ends of lines": b"a\x0bb\nc\x0cd\n\xc2\x85e\nf\x1cg\n",
+    "NUL": b"a\x00b\n\x00\n",
+    "blank in the middle": b"a\n\nb\n",
+    "blank first": b"\na\n",
+    "byte order mark inside": "a\n\ufeffb\n".encode(),
+}
+REPEATED = {
+    "blank twice": b"a\n\n \nb\n",
+    "duplicates": b"[UNK]\na\nb\na\na\nc\n",
+    "duplicates after strip": b"a\na \r\nb\n",
+    "a name of ours": b"a\na\n[duplicate0]\n[duplicate0_]\n",
+}
+
+
+@pytest.mark.parametrize("about", [*UNIQUE, *REPEATED])
+def test_every_token_has_the_id_that_google_reads(make: Make, tmp_path: Path, about: str) -> None:
+    data = (UNIQUE | REPEATED)[about]
+    (tmp_path / "vocab.txt").write_bytes(data)
+    expected = load_vocab(str(tmp_path / "vocab.txt"))
+    if about in UNIQUE:  # of others, the package on PyPI leaves out lines
+        assert expected == tokenization.load_vocab(str(tmp_path / "vocab.txt"))
+    _, ours = make(data, False)
+    ids = ours.get_vocab()
+    assert {token: ids[token] for token in expected} == expected
+    rows = max(expected.values()) + 1
+    assert sorted(ids.values()) == list(range(rows))
+    assert len(ours) == rows
+
+
+@pytest.mark.parametrize("data", [b"a\nb\n\n\n", b"a\nb\n \n\t", "a\nb\n\u2028\n".encode()])
+def test_blank_lines_at_the_end_have_no_id(make: Make, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "vocab.txt").write_bytes(data)
+    expected = tokenization.load_vocab(str(tmp_path / "vocab.txt"))
+    assert make(data, False)[1].get_vocab() == {t: i for t, i in expected.items() if t}
+
+
+def test_a_byte_order_mark_is_not_in_the_first_token_though_it_is_for_google(
+    make: Make, tmp_path: Path
+) -> None:
+    data = "\ufeff[PAD]\na\n".encode()
+    (tmp_path / "vocab.txt").write_bytes(data)
+    assert tokenization.load_vocab(str(tmp_path / "vocab.txt")) == {"\ufeff[PAD]": 0, "a": 1}
+    assert make(data, False)[1].get_vocab() == {"[PAD]": 0, "a": 1}
+
+
+@pytest.mark.parametrize("size", [30_000, 500_000])
+def test_large_vocabularies_have_the_ids_that_google_reads(
+    make: Make, tmp_path: Path, size: int
+) -> None:
+    data = "".join(f"{number:x}\n" for number in range(size)).encode()
+    (tmp_path / "vocab.txt").write_bytes(data)
+    assert make(data, False)[1].get_vocab() == load_vocab(str(tmp_path / "vocab.txt"))
 
 
 def test_every_id_of_a_vocabulary_with_duplicates_has_a_token(make: Make) -> None:

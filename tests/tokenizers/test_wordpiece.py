@@ -6,9 +6,11 @@ import pytest
 from bertconvert.converter.errors import PlanError
 from bertconvert.converter.tokenizers.wordpiece import (
     infer_casing,
+    pad_vocabulary,
     read_vocabulary,
     special_tokens,
     tokenizer_files,
+    vocabulary_notes,
 )
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -163,6 +165,37 @@ class TestSpecialTokens:
 
     def test_have_the_last_of_several_rows(self) -> None:
         assert special_tokens(["[PAD]", "[CLS]", "a", "[CLS]"])["cls_token"].row == 3
+
+
+class TestVocabularyNotes:
+    def test_say_nothing_of_a_plain_vocabulary(self) -> None:
+        assert vocabulary_notes([*SPECIAL, "a"]) == []
+
+    def test_name_the_lines_that_are_blank(self) -> None:
+        (note,) = vocabulary_notes(["a", "", "b", ""])
+        assert "2 and 4" in note
+
+    def test_name_the_tokens_on_several_lines_with_their_lines(self) -> None:
+        (note,) = vocabulary_notes(["a", "b", "a", "c", "b"])
+        assert "a (1 and 3)" in note
+        assert "b (2 and 5)" in note
+
+    def test_stay_short(self) -> None:
+        notes = vocabulary_notes([str(number // 2) for number in range(100_000)] + [""] * 50_000)
+        assert "50,000" in notes[0]
+        assert "50,000" in notes[1]
+        assert all(len(note) < 300 for note in notes)
+
+
+class TestPadVocabulary:
+    def test_names_the_rows_without_a_token(self) -> None:
+        assert pad_vocabulary(["a", "b"], 4) == ("a", "b", "[unused_2]", "[unused_3]")
+        assert pad_vocabulary(["a", "b"], 2) == ("a", "b")
+
+    def test_takes_no_name_that_the_vocabulary_has(self) -> None:
+        padded = pad_vocabulary(["[unused_3]", "[unused_4]", "[unused_4_]"], 5)
+        assert len(set(padded)) == 5
+        assert all(name.startswith("[unused_") for name in padded)
 
 
 class TestTokenizerFiles:

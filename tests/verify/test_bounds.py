@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from bertconvert.converter.models.reference import Samples
+from bertconvert.converter.tokenizers.registry import Role
 from bertconvert.converter.verify import report, verify
 from bertconvert.converter.verify.gradients import _gradient
 from bertconvert.converter.verify.outputs import _Errors, largest
@@ -17,12 +18,12 @@ from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.verdict import Match, relative, ulp
 
 MATCH = Match("t", "v", "v", "encoder", "identity", (2,), "float32", False, True, 0)
-VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(995)))
+SPECIAL: dict[Role, int] = {"unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
 
 
 def batches(samples: int, seed: int = 0) -> list[Samples]:
     return seeded_samples(
-        samples, seed, vocab_size=1000, positions=512, segments=2, vocabulary=VOCABULARY, pad_id=0
+        samples, seed, vocab_size=1000, positions=512, segments=2, special=SPECIAL, pad_id=0
     )
 
 
@@ -102,8 +103,21 @@ def test_a_seed_decides_the_sequences() -> None:
 
 
 def test_a_vocabulary_may_lack_special_tokens() -> None:
-    found = seeded_samples(8, 0, vocab_size=9, positions=4, segments=1, vocabulary=None, pad_id=0)
+    found = seeded_samples(8, 0, vocab_size=9, positions=4, segments=1, special={}, pad_id=0)
     assert all(batch.input_ids.max() < 9 and not batch.segment_ids.any() for batch in found)
+
+
+@pytest.mark.parametrize("pad_id", [0, 7, None])
+def test_the_padding_token_is_never_among_tokens(pad_id: int | None) -> None:
+    found = seeded_samples(64, 0, vocab_size=9, positions=16, segments=1, special={}, pad_id=pad_id)
+    tokens = {int(i) for batch in found for i in batch.input_ids[batch.input_mask > 0]}
+    assert tokens == set(range(9)) - {pad_id}
+    padding = {int(i) for batch in found for i in batch.input_ids[batch.input_mask == 0]}
+    assert padding == {pad_id or 0}
+
+
+def test_a_vocabulary_may_have_nothing_but_padding() -> None:
+    assert seeded_samples(8, 0, vocab_size=1, positions=4, segments=1, special={}, pad_id=0)
 
 
 def test_names_that_xml_does_not_allow_are_escaped(
