@@ -155,6 +155,12 @@ _source_options = _with_options(
         ),
         click.option("--vocab", metavar="FILE", help="The vocabulary.  [default: next to CKPT]"),
         click.option("--head", help="The head to keep, such as token, or none."),
+        click.option(
+            "--drop",
+            metavar="PATTERN",
+            multiple=True,
+            help="Skip these variables, such as 'my_head/*'. Repeatable.",
+        ),
         click.option("--scope", help="The scope of the model, if CKPT has several."),
         click.option(
             "--num-heads",

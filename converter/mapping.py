@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -23,13 +23,14 @@ from .tokenizers.registry import Role
 from .transforms import TRANSFORMS
 
 FOLDER = Path(__file__).parent.parent / "mappings"
+HEADLESS = "none"  # what --head calls the class without a head
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")  # it is part of a file's name, see releases.py
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9}|[A-Za-z_]\w*)")
 _LOOP = re.compile(r"\{([^}]*)\}")
 _QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
 _MOST_PAIRS = 200_000  # a model of 24 layers has 400
-_LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
+LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
 
 Value = str | int | float | bool
 T = TypeVar("T", bound=Struct)
@@ -100,6 +101,7 @@ class Group(_Table, frozen=True):
     variable: list[VariableRule]
     required: bool = False
     absent: str = ""  # what a person should know if an optional group is missing
+    instead: str = ""  # the group that it stands for, if only --head can tell that it does
 
 
 class Architecture(_Table, frozen=True):
@@ -193,6 +195,26 @@ class MappingFile(_Table, frozen=True):
     card: Card = field(default_factory=Card)
 
     @property
+    def headless(self) -> Architecture | None:
+        """The class without a head."""
+        return next((a for a in self.architecture if a.head == HEADLESS), None)
+
+    @property
+    def folders(self) -> list[str]:
+        """What the names of the model without its heads start with, such as `memo/`."""
+        headless = self.headless
+        groups = {*headless.groups, *headless.optional} if headless else set()
+        return sorted(
+            {
+                re.split(r"[{*]", f"{name.partition('/')[0]}/")[0]
+                for group in self.group
+                if group.required or group.name in groups
+                for rule in group.variable
+                for name in self.names(rule)
+            }
+        )
+
+    @property
     def detects(self) -> list[str]:
         """The variables that a checkpoint of this kind has, all in one scope."""
         return _list(self.detect)
@@ -262,14 +284,6 @@ class MappingFile(_Table, frozen=True):
             for name in self.names(rule)
         }
 
-    def why_dropped(self, name: str) -> str | None:
-        """The reason why a variable of this name is skipped; None if it is not."""
-        if len(name) > _LONGEST_NAME:
-            return None
-        pattern, reasons = _drops(tuple((t, d.reason) for d in self.drop for t in _list(d.tf)))
-        found = pattern.fullmatch(name)
-        return reasons[found.lastindex - 1] if found and found.lastindex else None
-
 
 class _Shared(_Table, frozen=True):
     """The content of a file in mappings/shared/."""
@@ -335,10 +349,22 @@ def _wildcard(pattern: str) -> str:
     return "".join(known.get(part) or re.escape(part) for part in parts)
 
 
-@lru_cache
-def _drops(drops: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], list[str]]:
-    alternatives = "|".join(f"({_wildcard(pattern)})" for pattern, _ in drops)
-    return re.compile(alternatives or r"(?!)"), [reason for _, reason in drops]
+def dropper(drops: Iterable[Drop]) -> Callable[[str], str | None]:
+    """What tells the reason why a variable of a name is skipped; None if it is not."""
+    reasons: dict[str, str] = {}
+    for drop in drops:
+        for pattern in _list(drop.tf):
+            reasons.setdefault(pattern, drop.reason)
+    patterns = [pattern for pattern in reasons if "*" in pattern]
+    either = re.compile("|".join(f"({_wildcard(pattern)})" for pattern in patterns) or r"(?!)")
+
+    def why_dropped(name: str) -> str | None:
+        if name in reasons or len(name) > LONGEST_NAME:
+            return reasons.get(name)
+        found = either.fullmatch(name)
+        return reasons[patterns[found.lastindex - 1]] if found and found.lastindex else None
+
+    return why_dropped
 
 
 def builtin_mappings() -> dict[str, Path]:
@@ -428,18 +454,21 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
     for part, other in mapping.spelling.items():
         if not part or "/" in part + other:
             yield f"spelling.{part}: a spelling replaces one part of a name, between two `/`"
-        yield from (f"spelling.{part}: {problem}" for problem in _pattern_problems(other))
+        yield from (f"spelling.{part}: {problem}" for problem in pattern_problems(other))
     for d, drop in enumerate(mapping.drop):
         for pattern in _list(drop.tf):
-            yield from (f"drop[{d}]: {problem}" for problem in _pattern_problems(pattern))
+            yield from (f"drop[{d}]: {problem}" for problem in pattern_problems(pattern))
 
 
 def _group_problems(mapping: MappingFile) -> Iterator[str]:
     names = [group.name for group in mapping.group]
     required = {group.name for group in mapping.group if group.required}
+    firsts = {group.name for group in mapping.group if not group.instead} - required
     for g, group in enumerate(mapping.group):
         if not group.variable:
             yield f"group[{g}] ({group.name}): it has no variable"
+        if group.instead and (group.required or group.instead not in firsts):
+            yield f"group[{g}] ({group.name}): instead = {group.instead!r} is not another head"
     yield from (f"group: the name {name} is used twice" for name in _repeated(names))
     if not required:
         yield "group: none has `required = true`, so every checkpoint would fit"
@@ -448,6 +477,8 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
     for a, architecture in enumerate(mapping.architecture):
         place = f"architecture[{a}] ({architecture.name})"
         used = {*architecture.groups, *architecture.optional, *architecture.without}
+        stand_ins = [group.name for group in mapping.group if group.instead]
+        yield from (f"{place}: {n!r} stands for another group" for n in sorted(used & {*stand_ins}))
         unknown = used - set(names)
         yield from (f"{place}: unknown group {name!r}" for name in sorted(unknown))
         missing = required - set(architecture.groups)
@@ -503,7 +534,7 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
         yield "tf or pt: the name is empty"
         return
     for name in rule.names[1:]:
-        yield from _pattern_problems(name)
+        yield from pattern_problems(name)
     for key, name in [*(("tf", name) for name in rule.names), ("pt", rule.pt)]:
         used = set(_LOOP.findall(name))
         yield from (f"{key} = {name!r}: {{{u}}} is not in `for`" for u in used - set(rule.loops))
@@ -521,7 +552,8 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
         yield f"op = {rule.op!r} does not take {len(rule.shape)} dimensions"
 
 
-def _pattern_problems(pattern: str) -> Iterator[str]:
+def pattern_problems(pattern: str) -> Iterator[str]:
+    """What makes a pattern of names wrong."""
     stars = re.findall(r"(?:^|(?<=/))\*\*/|\*+", pattern)
     if any(len(star) > 1 and not star.endswith("/") for star in stars):
         yield f"{pattern!r}: `**/` stands for whole folders before a name; elsewhere use one `*`"
@@ -544,11 +576,12 @@ def _expansion_problems(mapping: MappingFile) -> Iterator[str]:
     for t, tie in enumerate(mapping.tie):
         if tie.to not in tensors or tie.pt in tensors:
             yield f"tie[{t}]: `to` must be the tensor of a rule, and `pt` must not"
+    why_dropped = dropper(mapping.drop)
     taken = {
         reason: name
         for pair in reversed(every)
         for name in pair.names
-        if "*" not in name and (reason := mapping.why_dropped(name)) is not None
+        if "*" not in name and (reason := why_dropped(name)) is not None
     }
     for d, drop in enumerate(mapping.drop):
         if drop.reason in taken:

@@ -5,8 +5,13 @@ from collections import Counter
 import msgspec
 
 from .. import __version__
+from .fold import fold
+from .plan import Plan
 from .prepare import Prepared
 from .releases import Release, recognise
+from .text import cut, joined
+
+_MOST_NAMES = 40
 
 _CARD = """\
 ---
@@ -247,13 +252,21 @@ def _activation(prepared: Prepared) -> str:
 def _dropped(prepared: Prepared) -> str:
     plan = prepared.plan
     counts = Counter(drop.reason for drop in plan.dropped)
+    usual = {drop.reason for drop in prepared.mapping.drop}
     lines = [
         f"- {count:,} {'variable' if count == 1 else 'variables'}: {reason}"
+        + ("" if reason in usual else f" ({_names(plan, reason)})")
         for reason, count in sorted(counts.items())
     ] or ["Nothing: every variable of the checkpoint is in the model."]
     for tie in plan.ties:
         lines += ["", f"`{tie.pt}` is not written: transformers ties it to `{tie.to}`."]
     return "\n".join(lines)
+
+
+def _names(plan: Plan, reason: str) -> str:
+    """The variables that are skipped for a reason."""
+    rows = fold(((drop.variable,), None) for drop in plan.dropped if drop.reason == reason)
+    return joined([f"`{_cell(cut(name))}`" for (name,), _, _ in rows], _MOST_NAMES)
 
 
 def _papers(prepared: Prepared, release: Release | None) -> str:

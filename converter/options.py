@@ -26,6 +26,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     head: str | None = None
     """The head to keep: the mapping's word for it, or the class; `none` for no head. By default,
     the class that fits the checkpoint's variables."""
+    drop: tuple[str, ...] = ()
+    """Patterns of variables to skip, as a mapping's `[[drop]]` has them."""
     scope: str | None = None
     """The scope of the model, for a checkpoint with several models; "" is the root."""
     num_heads: int | None = None
@@ -68,8 +70,9 @@ def make_options(values: dict[str, Any], base: Options = DEFAULTS) -> Options:
     for name in ("mapping", *_PATHS):
         if isinstance(given.get(name), os.PathLike):
             given[name] = os.fspath(given[name])
-    if isinstance(given.get("formats"), str):
-        given["formats"] = (given["formats"],)
+    for name in ("formats", "drop"):
+        if isinstance(given.get(name), str):
+            given[name] = (given[name],)
     try:
         whole = msgspec.structs.asdict(base) | given
         options = msgspec.convert(whole, Options, dec_hook=_decode)

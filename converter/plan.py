@@ -7,6 +7,7 @@ skipped for a reason; every tensor of the chosen class is filled once; every sha
 import math
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 
@@ -14,7 +15,19 @@ from msgspec import Struct
 
 from .checkpoint.variable import Variable
 from .errors import PlanError
-from .mapping import Architecture, MappingFile, Pair, SizeRule, Tie, wildcard
+from .mapping import (
+    HEADLESS,
+    LONGEST_NAME,
+    Architecture,
+    Drop,
+    MappingFile,
+    Pair,
+    SizeRule,
+    Tie,
+    dropper,
+    pattern_problems,
+    wildcard,
+)
 from .options import DEFAULTS, Options
 from .text import MOST, cut, joined, listed
 from .tokenizers.registry import Role, SpecialToken
@@ -50,6 +63,10 @@ class Dropped(Struct, frozen=True):
     reason: str
 
 
+BY_CALLER = "by the caller"
+"""The reason why a variable is skipped that fits a pattern of the option `drop`."""
+
+
 class Plan(Struct, frozen=True):
     """Everything that a conversion will do, proved before it is done."""
 
@@ -64,6 +81,7 @@ class Plan(Struct, frozen=True):
     ties: list[Tie]  # tensors that the model shares, so that they are not written
     dropped: list[Dropped]
     notes: list[str]  # facts that a person should know
+    doubts: list[str]  # those of the notes by which the model may compute something else
 
     @property
     def dtype(self) -> str:
@@ -108,18 +126,27 @@ def make_plan(
         PlanError: with every reason why the parts do not fit together.
         MappingError: the rules expand to too many variables.
     """
-    scope, local, outside = _take_scope(variables, mapping, options.scope)
+    taken = _take_scope(variables, mapping, options)
+    local = taken.local
     loops = _loop_sizes(local, mapping)
     ordered = sorted(local)
-    every = mapping.expand(loops, [group.name for group in mapping.group])
-    pairs = [(pair, _find(pair, local, ordered)) for pair in every]
+    groups = [group.name for group in mapping.group if not group.instead]
+    pairs = [(pair, _find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
     present = {pair.group for pair, variable in pairs if variable is not None}
     architecture = _choose_architecture(mapping, present, options.head)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)}
+    stand_ins = [] if options.head is None else _stand_ins(mapping, pairs, local, loops)
+    planner = _Planner(mapping, config, options, config_name)
+    planner.check_patterns(taken.dropped)
+    for group in mapping.group:
+        homes = [home for home in stand_ins if home[0][0].group == group.name]
+        if group.instead in wanted - present and homes:
+            planner.check_stand_in(group.instead, homes)
+            wanted ^= {group.instead, group.name}
+            pairs += homes[0]
     written = [item for item in pairs if item[0].group in wanted]
 
-    planner = _Planner(mapping, config, options, config_name)
-    planner.check_presence(written, local, architecture)
+    planner.check_presence(written, taken, architecture)
     planner.check_uniqueness(written)
     planner.measure(written, loops)
     planner.complete_sizes()
@@ -130,18 +157,19 @@ def make_plan(
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
     planner.check_dtypes(written)
-    dropped = outside + planner.skip_others(pairs, written, local, architecture)
+    dropped = taken.dropped + planner.skip_others(pairs, written, taken, architecture, loops)
     if planner.reasons:
         raise PlanError(*planner.reasons)
 
     groups = [group.name for group in mapping.group if group.name in wanted]
     tensors = {pair.tensor for pair, _ in written}
     strip = architecture.strip
+    doubts = planner.doubts(taken, pairs)
     return Plan(
         mapping=mapping.name,
         architecture=architecture,
         groups=groups,
-        scope=scope,
+        scope=taken.scope,
         sizes=planner.sizes,
         config=values,
         activation=activation,
@@ -154,19 +182,46 @@ def make_plan(
         dropped=sorted(dropped, key=lambda drop: drop.variable),
         notes=[
             *planner.notes,
-            *([f"the model is in the scope {scope}"] if scope else []),
+            *_scope_notes(taken, written),
             *(
                 group.absent
                 for group in mapping.group
                 if group.absent and group.name in {*architecture.optional} - present
             ),
+            *(
+                f"{joined([v.name for p, v in written if v and p.group == group.name])} are taken"
+                f" as the {group.instead}, because --head asks for one; nothing in the checkpoint"
+                " tells what they are"
+                for group in mapping.group
+                if group.instead and group.name in wanted
+            ),
+            *doubts,
         ],
+        doubts=doubts,
     )
 
 
 def fits(variables: Iterable[str], mapping: MappingFile) -> bool:
     """Whether a checkpoint has all variables that the mapping is detected by, in one scope."""
     return bool(_scopes(variables, mapping))
+
+
+def candidates(
+    variables: Mapping[str, Variable], mapping: MappingFile | None, options: Options
+) -> list[Variable]:
+    """The variables that decide what model it is; none if there are several models.
+
+    Args:
+        variables: those of the checkpoint, by name.
+        mapping: the rules; None if no mapping fits.
+        options: the caller's decisions.
+    """
+    why_dropped = dropper([*(mapping.drop if mapping else []), Drop([*options.drop], BY_CALLER)])
+    kept = [name for name in variables if why_dropped(name) is None]
+    if mapping is not None and options.scope is None and len(_scopes(kept, mapping)) > 1:
+        return []
+    scope = _scope_of(options.scope or "")
+    return [variables[name] for name in kept if name.startswith(scope)]
 
 
 def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:
@@ -178,14 +233,34 @@ def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:
     return sorted(set.intersection(*found))
 
 
+def _scope_of(given: str) -> str:
+    """A scope as the names start with it."""
+    scope = given.strip("/")
+    return f"{scope}/" if scope not in ("", ".") else ""
+
+
+class _Taken(Struct, frozen=True):
+    """The variables of one model."""
+
+    scope: str
+    local: dict[str, Variable]  # by their names within the scope
+    beyond: set[str]  # those of `local` that are outside of the scope, and of every other
+    dropped: list[Dropped]
+
+
 def _take_scope(
-    variables: Mapping[str, Variable], mapping: MappingFile, wanted: str | None
-) -> tuple[str, dict[str, Variable], list[Dropped]]:
-    """The scope of the model, its variables by their names within it, and what is skipped."""
+    variables: Mapping[str, Variable], mapping: MappingFile, options: Options
+) -> _Taken:
+    """The scope of the model, its variables, and what is skipped.
+
+    What is outside of all scopes belongs to the model if there is only one. If the caller chooses
+    a scope, it is skipped, but for what a head needs that the caller chooses, too.
+    """
     dropped = []
     kept = {}
+    why_dropped = dropper([*mapping.drop, Drop([*options.drop], BY_CALLER)])
     for name, variable in variables.items():
-        reason = mapping.why_dropped(name)
+        reason = why_dropped(name)
         if reason is None:
             kept[name] = variable
         else:
@@ -193,42 +268,97 @@ def _take_scope(
     scopes = _scopes(kept, mapping)
     shown = ", ".join(listed([scope or "/ (the root)" for scope in scopes]))
     if not scopes:
+        by_drop = "; --drop skips it" if _scopes(variables, mapping) else ""
         raise PlanError(
             f"the checkpoint has no {joined(mapping.detects)}, by which the mapping {mapping.name}"
-            f" recognizes its models{_nearest(mapping.detects[0], kept)}"
+            f" recognizes its models{by_drop or _nearest(mapping.detects[0], kept)}"
         )
-    if wanted is None:
-        if len(scopes) > 1:
-            first, last = (scope.rstrip("/") or "/" for scope in (scopes[0], scopes[-1]))
-            raise PlanError(
-                f"the checkpoint has {len(scopes)} models, in the scopes {shown}."
-                f" Choose one with --scope, such as --scope {first} or --scope {last}"
-            )
-        return scopes[0], _within(scopes[0], kept), dropped
-    scope = wanted.strip("/")
-    scope = f"{scope}/" if scope not in ("", ".") else ""
+    scope = scopes[0] if options.scope is None else _scope_of(options.scope)
+    if options.scope is None and len(scopes) > 1:
+        first, last = (scope.rstrip("/") or "/" for scope in (scopes[0], scopes[-1]))
+        raise PlanError(
+            f"the checkpoint has {len(scopes)} models, in the scopes {shown}."
+            f" Choose one with --scope, such as --scope {first} or --scope {last}"
+        )
     if scope not in scopes:
-        raise PlanError(f"--scope {wanted!r}: no model is in this scope; the scopes are {shown}")
-    local = {}
+        raise PlanError(
+            f"--scope {options.scope!r}: no model is in this scope; the scopes are {shown}"
+        )
+    local, twice, beyond = {}, [], set()
+    folders = tuple(mapping.folders)
     for name, variable in kept.items():
         owner = max((s for s in scopes if name.startswith(s)), key=len, default=None)
         if owner == scope:
             local[name.removeprefix(scope)] = variable
-        else:
+        elif owner is not None:
             where = f"in the scope {owner}" if owner else f"outside the scope {scope}"
             dropped.append(Dropped(name, where))
-    return scope, local, dropped
-
-
-def _within(scope: str, kept: Mapping[str, Variable]) -> dict[str, Variable]:
-    # A variable outside keeps its whole name, and is unknown unless a rule takes it.
-    twice = [name for name in kept if scope and not name.startswith(scope) and scope + name in kept]
+        elif options.scope is None and scope + name in kept:
+            twice.append(name)
+        elif options.scope is None or not (
+            options.head is None or scope + name in kept or name.startswith(folders)
+        ):
+            local[name] = variable
+            beyond.add(name)
+        else:
+            dropped.append(Dropped(name, f"outside the scope {scope}"))
     if twice:
         raise PlanError(
             f"the model is in the scope {scope}, and the checkpoint has {joined(twice)} both inside"
             f" and outside of it. --scope {scope.rstrip('/')} skips what is outside"
         )
-    return {name.removeprefix(scope): variable for name, variable in kept.items()}
+    return _Taken(scope, local, beyond, dropped)
+
+
+def _scope_notes(taken: _Taken, written: _Found) -> list[str]:
+    used = [v.name for _, v in written if v is not None and v.name in taken.beyond]
+    outside = f"; {joined(used)} outside of it are taken, too" if used else ""
+    return [f"the model is in the scope {taken.scope}{outside}"] if taken.scope else []
+
+
+def _stand_ins(
+    mapping: MappingFile, pairs: _Found, local: Mapping[str, Variable], loops: Mapping[str, int]
+) -> list[_Found]:
+    """The folders that have a group which stands for another, each as that group's pairs.
+
+    Their variables are outside of the model, no other rule finds them, and their shapes fit.
+    """
+    known = {variable.name for _, variable in pairs if variable is not None}
+    sizes: dict[object, int] = {}
+    for pair, variable in pairs:
+        if variable is not None:
+            for symbol, size in zip(pair.shape, variable.shape, strict=False):
+                sizes.setdefault(symbol, size)
+    folders = tuple(mapping.folders)
+    free = {
+        name: variable
+        for name, variable in local.items()
+        if variable.name not in known and not name.startswith(folders) and len(name) <= LONGEST_NAME
+    }
+    found = []
+    for group in mapping.group:
+        if not group.instead:
+            continue
+        expected = mapping.expand(loops, [group.name])
+        homes: dict[str, dict[str, tuple[Pair, Variable | None]]] = {}
+        for name, variable in free.items():
+            for pair in expected:
+                if any(wildcard(f"**/{alias}").fullmatch(name) for alias in pair.names):
+                    home = homes.setdefault(name.rpartition("/")[0], {})
+                    home.setdefault(pair.tensor, (pair, variable))
+        for home in homes.values():
+            own = dict(sizes)
+            if len(home) == len(expected) and all(
+                variable is not None
+                and len(variable.shape) == len(pair.shape)
+                and all(
+                    (s if isinstance(s, int) else own.setdefault(s, n)) == n
+                    for s, n in zip(pair.shape, variable.shape, strict=True)
+                )
+                for pair, variable in home.values()
+            ):
+                found.append([home[pair.tensor] for pair in expected])
+    return found
 
 
 def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str, int]:
@@ -320,12 +450,34 @@ class _Planner:
                 " variables"
             )
 
-    def check_presence(
-        self, written: _Found, local: Mapping[str, Variable], architecture: Architecture
-    ) -> None:
+    def check_patterns(self, dropped: Sequence[Dropped]) -> None:
+        """A reason for every pattern of the caller that is wrong, a note if it fits nothing."""
+        names = {drop.variable for drop in dropped}
+        self.notes += [
+            f"--drop {given} fits no variable"
+            for given in self.options.drop
+            if given not in names and not any(map(wildcard(given).fullmatch, names))
+        ]
+        self.reasons += [
+            f"--drop {problem}"
+            for given in self.options.drop
+            for problem in pattern_problems(given)
+        ]
+
+    def check_stand_in(self, group: str, homes: list[_Found]) -> None:
+        """A reason if several folders could stand for a group."""
+        if len(homes) > 1:
+            names = [joined([v.name for _, v in home if v is not None]) for home in homes]
+            self.reasons.append(
+                f"--head {self.options.head}: {len(homes):,} parts of the checkpoint fit as the"
+                f" {group}: {'; '.join(listed(names))}. Skip all but one with --drop"
+            )
+
+    def check_presence(self, written: _Found, taken: _Taken, architecture: Architecture) -> None:
         """A reason for every group that lacks variables."""
-        taken = {variable.name for _, variable in written if variable is not None}
-        free = sorted(name for name, variable in local.items() if variable.name not in taken)
+        used = {variable.name for _, variable in written if variable is not None}
+        free = sorted(name for name, variable in taken.local.items() if variable.name not in used)
+        skipped = {drop.variable: drop.reason for drop in taken.dropped}
         head = self.options.head
         needs = architecture.name if head in (None, architecture.name) else f"--head {head}"
         for group in dict.fromkeys(pair.group for pair, _ in written):
@@ -346,6 +498,9 @@ class _Planner:
             for pair in lost[:MOST]:
                 several = [n for alias in pair.names for n in islice(_matching(alias, free), 3)]
                 hint = f": {joined([*map(cut, several)])} fit equally well" if several else ""
+                for name in (taken.scope + pair.names[0], pair.names[0]):
+                    if name in skipped:
+                        hint = f": it exists and is skipped, {skipped[name]}"
                 lines.append(f"{pair.names[0]}{hint or _nearest(pair.names[0], free)}")
             if len(lost) > MOST:
                 lines.append(f"... and {len(lost) - MOST:,} more")
@@ -373,7 +528,10 @@ class _Planner:
         for symbol, size in loops.items():
             prefix = min(self.mapping.loop_prefixes(symbol))
             self.evidence[symbol] = f"{prefix}0 to {size - 1}"
-        wrong = []
+        wrong: list[str] = []
+        if factorized := self._factorized(written):
+            self.reasons.append(factorized)
+            return
         for pair, variable in written:
             if variable is None:
                 continue
@@ -391,6 +549,31 @@ class _Planner:
                         self.sizes[symbol] = size
                         self.evidence[symbol] = f"{variable.name} {list(shape)}"
         self.reasons += listed(wrong)
+
+    def _factorized(self, written: _Found) -> str:
+        """That the word embeddings have another width than the layers; "" if they do not."""
+        roles = self.mapping.roles
+        table = next(
+            (item for item in written if item[0].shape == (roles.vocabulary, roles.hidden)), None
+        )
+        if table is None or table[1] is None or len(table[1].shape) != 2:
+            return ""
+        widths = Counter(
+            size
+            for pair, variable in written
+            if variable is not None and len(pair.shape) == len(variable.shape)
+            for symbol, size in zip(pair.shape, variable.shape, strict=True)
+            if symbol == roles.hidden
+        )
+        width = widths.most_common(1)[0][0]
+        own = table[1].shape[1]
+        if own == width or 2 * widths[own] >= widths[width]:
+            return ""
+        return (
+            f"{table[1].name} {list(table[1].shape)} is {own:,} wide, and the layers are"
+            f" {width:,} wide: the embeddings are factorized, for which the mapping"
+            f" {self.mapping.name} has no rule"
+        )
 
     def _wrong_shape(self, pair: Pair, variable: Variable) -> str:
         symbols = ", ".join(map(str, pair.shape))
@@ -565,35 +748,130 @@ class _Planner:
         self,
         pairs: _Found,
         written: _Found,
-        local: Mapping[str, Variable],
+        taken: _Taken,
         architecture: Architecture,
+        loops: Mapping[str, int],
     ) -> list[Dropped]:
-        """The variables of other groups; a reason for every variable that no rule knows."""
-        taken = {variable.name for _, variable in written if variable is not None}
+        """The variables that are not part of the class; a reason for those that may not be skipped.
+
+        A class without a head that the caller chooses leaves behind what is outside of the model.
+        Any other variable that no rule knows is a reason.
+        """
+        used = {variable.name for _, variable in written if variable is not None}
         elsewhere = {variable.name: pair.group for pair, variable in pairs if variable is not None}
-        skipped, unknown = [], []
-        for name, variable in local.items():
-            if variable.name in taken:
+        folders = self.mapping.folders
+        is_chosen = architecture.head == HEADLESS and self.options.head is not None
+        skipped, left, slots, inside, outside = [], [], [], [], []
+        for name, variable in taken.local.items():
+            if variable.name in used:
                 continue
             if variable.name in elsewhere:
                 reason = f"{elsewhere[variable.name]}: not part of {architecture.name}"
                 skipped.append(Dropped(variable.name, reason))
+            elif name in taken.beyond and self.options.scope is not None:
+                skipped.append(Dropped(variable.name, f"outside the scope {taken.scope}"))
+            elif is_chosen and not name.startswith(tuple(folders)):
+                left.append(variable.name)
+            elif name.rpartition("/")[0] in taken.local:
+                slots.append((name, variable))
+            elif name.startswith(tuple(folders)):
+                inside.append((name, variable))
             else:
-                unknown.append((name, variable))
-        self.reasons += [self._unknown(*item, written) for item in unknown[:MOST]]
-        if len(unknown) > MOST:
-            self.reasons.append(f"... and {len(unknown) - MOST:,} more unknown variables")
-        if unknown:
+                outside.append((name, variable))
+        where = joined(folders)
+        if left:
+            reason = f"a head of its own, outside of {where}: not part of {architecture.name}"
+            skipped += [Dropped(name, reason) for name in left]
+            self.notes.append(
+                f"{_counted(len(left))} outside of {where}, which no rule of the mapping"
+                f" {self.mapping.name} knows, {'is' if len(left) == 1 else 'are'} left behind:"
+                f" {_folded(left)}"
+            )
+        if inside:
+            self._list_unknown(inside, written)
+            drops = _drop_options(variable.name for _, variable in inside)
             self.reasons.append(
-                "To skip variables that are not weights, add a [[drop]] to a copy of the mapping"
+                f"What is inside of {where} is part of what the model computes, so --head"
+                f" {HEADLESS} does not leave it behind. To skip variables that are not weights, use"
+                f" {drops} or add a [[drop]] to a copy of the mapping"
+            )
+        if outside:
+            self.reasons.append(
+                f"the checkpoint has a head of its own: {_counted(len(outside))} outside of {where}"
+            )
+            self._list_unknown(outside, written)
+            self.reasons.append(
+                _remedy_outside(outside, taken, self._offers(outside, pairs, taken, loops))
+            )
+        if slots:
+            self._list_unknown(slots, written)
+            drops = _drop_options(f"**/{name.rpartition('/')[2]}" for name, _ in slots)
+            self.reasons.append(
+                f"They are named like slots of an optimizer. To skip them, use {drops} or add a"
+                " [[drop]] to a copy of the mapping"
             )
         return skipped
 
+    def _list_unknown(self, unknown: list[tuple[str, Variable]], written: _Found) -> None:
+        self.reasons += [self._unknown(*item, written) for item in unknown[:MOST]]
+        if len(unknown) > MOST:
+            self.reasons.append(f"... and {len(unknown) - MOST:,} more unknown variables")
+
+    def _offers(
+        self,
+        unknown: list[tuple[str, Variable]],
+        pairs: _Found,
+        taken: _Taken,
+        loops: Mapping[str, int],
+    ) -> list[str]:
+        """What each --head would do about variables that no rule knows."""
+        offers = []
+        if self.mapping.headless is not None:
+            offers.append(f"--head {HEADLESS} converts the model without it")
+        present = {pair.group for pair, variable in pairs if variable is not None}
+        stand_ins = _stand_ins(self.mapping, pairs, taken.local, loops)
+        names = sorted(variable.name for _, variable in unknown)
+        if len(stand_ins) == 1 and names == sorted(v.name for _, v in stand_ins[0] if v):
+            group = next(g for g in self.mapping.group if g.name == stand_ins[0][0][0].group)
+            heads = [
+                f"--head {a.head}"
+                for a in self.mapping.architecture
+                if a.head and group.instead in a.groups
+                if present.issuperset({*a.groups} - {group.instead})
+            ]
+            if heads:
+                offers.append(f"{' or '.join(heads)} takes it as the {group.instead}")
+        return offers
+
+    def doubts(self, taken: _Taken, pairs: _Found) -> list[str]:
+        """What the caller skipped although the model may compute something else without it."""
+        known = {taken.scope + name for pair, _ in pairs for name in pair.names}
+        folders = self.mapping.folders
+        starts = tuple(taken.scope + folder for folder in folders)
+        names = [
+            drop.variable
+            for drop in taken.dropped
+            if drop.reason == BY_CALLER
+            and drop.variable.startswith(starts)
+            and drop.variable not in known
+        ]
+        if not names:
+            return []
+        return [
+            f"{_counted(len(names))} inside of {joined(folders)}, which no rule of the mapping"
+            f" {self.mapping.name} knows, {'was' if len(names) == 1 else 'were'} skipped by the"
+            f" caller: {_folded(names)}. If they are more than slots of an optimizer, the model"
+            " computes something else than the checkpoint"
+        ]
+
     def _unknown(self, name: str, variable: Variable, written: _Found) -> str:
         shown = f"{cut(variable.name)} ({variable.tf_dtype} {list(variable.shape)})"
+        loose = {group.name for group in self.mapping.group if group.instead}
         for pair, other in written:
-            if other is not None and any(
-                alias == name or any(_matching(alias, [name])) for alias in pair.names
+            if (
+                other is not None
+                and pair.group not in loose
+                and any(alias == name or any(_matching(alias, [name])) for alias in pair.names)
             ):
                 return f"{shown} and {other.name} are the same tensor, {pair.tensor}"
         return f"{shown} is unknown to the mapping {self.mapping.name}" + _nearest(
@@ -611,6 +889,40 @@ def _entry(pair: Pair, variable: Variable, strip: str, dtype: str) -> Entry:
         shape=TRANSFORMS[pair.op].shape(variable.shape),
         dtype=variable.tf_dtype if dtype == "keep" else dtype,
     )
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} {'variable' if count == 1 else 'variables'}"
+
+
+def _folded(names: Iterable[str]) -> str:
+    from .fold import fold
+
+    return joined([cut(name) for (name,), _, _ in fold(((name,), None) for name in names)])
+
+
+def _remedy_outside(
+    unknown: list[tuple[str, Variable]], taken: _Taken, offers: Sequence[str]
+) -> str:
+    """What to do about unknown variables that are a head of some kind."""
+    patterns = []
+    for name, variable in unknown:
+        folder, slash, _ = name.partition("/")
+        start = "" if name in taken.beyond else taken.scope
+        patterns.append(f"{start}{folder}/**/*" if slash else variable.name)
+    drop = f"{_drop_options(patterns)} or a [[drop]] in a copy of the mapping skips it"
+    return ". ".join([*offers, drop])
+
+
+def _drop_options(patterns: Iterable[str]) -> str:
+    """The options that skip variables, if they can be typed and are few."""
+    different = [*dict.fromkeys(islice(patterns, 1000))]
+    if len(different) > 3 or not all(
+        re.fullmatch(r"[\w./-]+|[\w./-]*\*\*/[\w.*-]+", pattern) and len(pattern) <= 60
+        for pattern in different
+    ):
+        return "--drop PATTERN"
+    return " ".join(f"--drop '{pattern}'" for pattern in different)
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Struct
 
 from .checkpoint import Checkpoint
-from .errors import MappingError, PlanError
+from .errors import CheckpointError, MappingError, PlanError
 from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
-from .plan import Plan, fits, make_plan
+from .plan import Plan, candidates, fits, make_plan
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import joined
@@ -70,7 +70,18 @@ def prepare(
     """
     options = make_options(changes, options)
     checkpoint = open_checkpoint(path, progress=progress)
-    mapping, digest = choose_mapping(checkpoint, options.mapping)
+    mapping, digest = choose_mapping(checkpoint, options)
+    try:
+        return _prepare(checkpoint, mapping, digest, options)
+    except (CheckpointError, PlanError) as error:
+        if options.mapping in (None, *builtin_mappings()):
+            _refuse_other_models(checkpoint, mapping, options, error)
+        raise
+
+
+def _prepare(
+    checkpoint: Checkpoint, mapping: MappingFile, digest: str, options: Options
+) -> Prepared:
     notes = [checkpoint.note] if checkpoint.note else []
     sources = [source_file("index", checkpoint.index)]
 
@@ -201,7 +212,27 @@ def base_name(file: File) -> str:
     return os.fsencode(os.path.basename(file.name)).decode("utf-8", "backslashreplace")
 
 
-def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFile, str]:
+def _refuse_other_models(
+    checkpoint: Checkpoint, mapping: MappingFile | None, options: Options, cause: Exception | None
+) -> None:
+    """Raise an error if the names of the variables tell which other model this is.
+
+    That explains every other reason why a conversion is not possible, and so replaces them.
+
+    Raises:
+        MappingError: no mapping converts this model.
+    """
+    from .other_models import other_model
+
+    found = other_model(candidates(checkpoint.variables, mapping, options))
+    if found:
+        raise MappingError(
+            f"{checkpoint.name} {found}. bertconvert does not convert it; `bertconvert mappings`"
+            " lists what it converts"
+        ) from cause
+
+
+def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFile, str]:
     """The mapping that the caller names, else the one that fits the checkpoint; and its sha256.
 
     Of several that fit, the one that is detected by the most variables is taken.
@@ -209,7 +240,7 @@ def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFi
     Raises:
         MappingError: none fits, several fit equally well, or the named one is wrong.
     """
-    known = builtin_mappings()
+    known, given = builtin_mappings(), options.mapping
     if given is not None:
         path = known.get(given, Path(given).expanduser())
         if given not in known and "." not in given and not path.exists():
@@ -221,6 +252,7 @@ def choose_mapping(checkpoint: Checkpoint, given: str | None) -> tuple[MappingFi
     every = [read_mapping(path, check=False) for path in known.values()]
     fitting = [found for found in every if fits(checkpoint.variables, found[0])]
     if not fitting:
+        _refuse_other_models(checkpoint, None, options, None)
         some = ", ".join(list(checkpoint)[:5])
         detects = joined([f"{joined(m.detects)} ({m.name})" for m, _ in every])
         raise MappingError(

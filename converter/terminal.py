@@ -238,7 +238,8 @@ def show_mapping(mapping: "MappingFile", given: Mapping[str, int], as_json: bool
         show_json({"name": mapping.name, "pairs": pairs, "architectures": mapping.architecture})
         return
     for group in mapping.group:
-        show(f"{group.name}{', required' if group.required else ''}")
+        stands = f", as the {group.instead} if --head asks for one" if group.instead else ""
+        show(f"{group.name}{', required' if group.required else ''}{stands}")
         _show_pairs(
             (
                 (pair.names[0], pair.tensor),

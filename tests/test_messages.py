@@ -348,6 +348,22 @@ def plans(t: Transcript) -> None:
     scopes = {f"{scope}/{n}": s for scope in ("student", "teacher") for n, s in shapes.items()}
     case("scopes", scopes, "two models")
     case("scopes2", scopes, "one of two models", "--scope student")
+    encoder = {n: s for n, s in shapes.items() if not n.startswith("output_")}
+    crf = {"crf_loss/transitions": (5, 5), "project/logits/W": (32, 5), "project/logits/b": (5,)}
+    case("crf", encoder | crf, "a head of its own")
+    case("crf2", encoder | crf, "the same without it", "--head none")
+    case("crf3", encoder | crf, "the same by name", "--drop crf_loss/* --drop project/**/*")
+    dense = {"dense_3/kernel": (32, 2), "dense_3/bias": (2,)}
+    case("dense", encoder | dense, "a dense layer of Keras")
+    case("dense2", encoder | dense, "the same as the classifier", "--head classifier")
+    extra = shapes | {"bert/embeddings/extra": (7, 32)}
+    case("extra", extra, "a part of the encoder is skipped", "--drop bert/embeddings/extra")
+    t.run("verify extra out-extra --level weights")
+    t.run("tf2pt classifier out --drop output_bias")
+    case("slots2", shapes | {f"{n}/foo_m": s for n, s in shapes.items()}, "unknown slots")
+    narrow = {n: (s[0], 8) if n == words else s for n, s in shapes.items()}
+    case("factorized", narrow, "factorized embeddings")
+    case("relatives", shapes | {"bert/embeddings/word_embeddings_2": (8, 32)}, "another model")
     case("slots", shapes | {f"{words}/adam_m": (1,)}, "a slot of an optimizer")
 
 

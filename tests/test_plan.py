@@ -448,6 +448,326 @@ class TestScopes:
         assert f"--scope {choice!r}" in text
         assert text.endswith("teacher/")
 
+    @pytest.fixture
+    def hub(self) -> Variables:
+        """An encoder in the scope module/, whose head is at the root."""
+        variables = checkpoint("encoder", "pooler", "mlm", scope="module/")
+        return (
+            variables | extra("output_weights", shape=(3, 128)) | extra("output_bias", shape=(3,))
+        )
+
+    @pytest.mark.parametrize("scope", [None, "module"])
+    def test_a_head_outside_of_the_scope_is_taken_if_the_caller_asks_for_it(
+        self, hub: Variables, scope: str | None
+    ) -> None:
+        plan = make_plan(hub, BERT, options=Options(scope=scope, head="classifier"))
+        assert plan.architecture.name == "BertForSequenceClassification"
+        assert {e.variable for e in plan.entries} >= {"output_weights", "output_bias"}
+        assert accounted(plan, hub)
+        (note,) = [note for note in plan.notes if "scope module/" in note]
+        assert "output_weights" in note
+
+    def test_what_is_outside_of_a_chosen_scope_is_skipped_without_a_head_that_needs_it(
+        self, hub: Variables
+    ) -> None:
+        plan = make_plan(hub | extra("junk"), BERT, options=Options(scope="module"))
+        assert plan.architecture.name == "BertForMaskedLM"
+        outside = {d.variable for d in plan.dropped if d.reason == "outside the scope module/"}
+        assert outside == {"output_weights", "output_bias", "junk"}
+        for head in ("classifier", "none"):
+            options = Options(scope="module", head=head)
+            plan = make_plan(hub | extra("junk"), BERT, options=options)
+            assert {d.variable: d.reason for d in plan.dropped}["junk"].startswith("outside")
+            assert accounted(plan, hub | extra("junk"))
+
+    def test_a_head_outside_of_two_scopes_belongs_to_the_one_that_is_chosen_with_it(
+        self, hub: Variables
+    ) -> None:
+        hub |= checkpoint(scope="other/")
+        plan = make_plan(hub, BERT, options=Options(scope="other", head="classifier"))
+        assert plan.entries[-1].variable == "output_bias"
+        assert accounted(plan, hub)
+        hub |= extra("bert/pooler/dense/bias", "bert/pooler/dense/kernel")
+        options = Options(scope="other", head="none")
+        assert {
+            e.variable.split("/")[0] for e in make_plan(hub, BERT, options=options).entries
+        } == {"other"}
+
+    def test_a_head_of_another_model_is_not_taken_and_the_error_says_where_it_is(self) -> None:
+        variables = checkpoint("encoder", "pooler", "classifier")
+        variables |= checkpoint("encoder", "pooler", scope="teacher/")
+        text = refusal(variables, options=Options(scope="teacher", head="classifier"))
+        assert "output_weights" in text
+        assert "outside the scope teacher/" in text
+
+
+CRF = {"crf_loss/transitions": (9, 9), "project/logits/W": (128, 9), "project/logits/b": (9,)}
+ADAPTERS = [f"bert/encoder/layer_{n}/output/adapters/weights1" for n in range(2)]
+
+
+class TestAHeadOfItsOwn:
+    """One that no class of the mapping holds."""
+
+    @pytest.fixture
+    def crf(self) -> Variables:
+        made = checkpoint("encoder", "pooler")
+        for name, shape in CRF.items():
+            made |= extra(name, shape=shape)
+        return made
+
+    def test_is_named_as_one_with_what_can_be_done(self, crf: Variables) -> None:
+        lines = refusal(crf).splitlines()
+        assert "3 variables outside of bert/" in lines[0]
+        assert all(name in line for name, line in zip(CRF, lines[1:4], strict=True))
+        assert "--head none" in lines[-1]
+        assert "--drop 'crf_loss/**/*' --drop 'project/**/*'" in lines[-1]
+
+    def test_is_offered_patterns_that_skip_it_in_a_scope(self, crf: Variables) -> None:
+        scoped = {f"a/b/{n}": variable(f"a/b/{n}", v.shape) for n, v in crf.items()}
+        assert "--drop 'a/b/crf_loss/**/*'" in refusal(scoped)
+        drop = ("a/b/crf_loss/**/*", "a/b/project/**/*")
+        assert accounted(make_plan(scoped, BERT, options=Options(drop=drop)), scoped)
+
+    @pytest.mark.parametrize("head", ["none", "BertModel"])
+    def test_is_left_behind_and_listed_by_the_class_without_a_head(
+        self, crf: Variables, head: str
+    ) -> None:
+        crf |= checkpoint("mlm") | extra("crf_loss/transitions/adam_m")
+        plan = make_plan(crf, BERT, options=Options(head=head))
+        assert plan.groups == ["encoder", "pooler"]
+        assert accounted(plan, crf)
+        reasons = {d.variable: d.reason for d in plan.dropped}
+        assert {reasons[name] for name in CRF} == {
+            "a head of its own, outside of bert/: not part of BertModel"
+        }
+        assert reasons["crf_loss/transitions/adam_m"] == "optimizer slot"
+        assert any(all(name in note for name in CRF) for note in plan.notes)
+        assert plan.doubts == []
+
+    @pytest.mark.parametrize("head", ["mlm", "pretraining", "nsp"])
+    def test_is_not_left_behind_by_another_class(self, crf: Variables, head: str) -> None:
+        text = refusal(crf | checkpoint("mlm", "nsp"), options=Options(head=head))
+        assert "3 variables outside of bert/" in text
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "bert/embeddings/entity_embeddings",
+            "bert/encoder/layer_0/attention/self/query/kernel_1",
+            "bert/encoder/layer_0/moe/kernel",
+            "bert/pooler/dense_7/kernel",
+            "bert/x",
+            ADAPTERS[0],
+        ],
+    )
+    def test_is_not_what_is_inside_of_the_encoder(self, crf: Variables, name: str) -> None:
+        text = refusal(crf | extra(name), options=Options(head="none"))
+        assert f"{name} (float32 []) " in text
+        assert "crf_loss" not in text
+
+    def test_is_not_half_a_layer_either(self, crf: Variables) -> None:
+        crf |= extra("bert/encoder/layer_2/output/dense/bias", shape=(128,))
+        text = refusal(crf, options=Options(head="none"))
+        assert "encoder is incomplete" in text
+
+    def test_of_a_mapping_of_ones_own_is_outside_of_its_own_folders(self, tmp_path: Path) -> None:
+        (tmp_path / "m.toml").write_text(
+            'name = "m"\ndetect = "net/w"\nmodel_type = "x"\nsizes = { L = "layers" }\n'
+            '[[group]]\nname = "g"\nrequired = true\n'
+            '[[group.variable]]\ntf = "net/w"\npt = "w"\nshape = [1]\n'
+            '[[group.variable]]\ntf = "block_{l}/w"\npt = "b.{l}"\nshape = [1]\n'
+            'for = { l = "0..L" }\n'
+            '[[architecture]]\nclass = "M"\nhead = "none"\ngroups = ["g"]\n'
+        )
+        mapping = load_mapping(tmp_path / "m.toml")
+        assert mapping.folders == ["block_", "net/"]
+        variables = extra("net/w", "block_0/w", "head/w", shape=(1,))
+        plan = make_plan(variables, mapping, options=Options(head="none"))
+        assert [d.variable for d in plan.dropped] == ["head/w"]
+        for name in ("net/x", "block_0/x"):
+            with pytest.raises(PlanError, match=name):
+                make_plan(variables | extra(name), mapping, options=Options(head="none"))
+
+
+class TestADenseHead:
+    """One dense layer of Keras, whose name says nothing."""
+
+    @pytest.fixture(params=["dense", "dense_37", "loss/dense_3", "a/b/logits"])
+    def place(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def dense(self, place: str, labels: int = 13, width: int = 128) -> Variables:
+        kernel = extra(f"{place}/kernel", shape=(width, labels))
+        return kernel | extra(f"{place}/bias", shape=(labels,))
+
+    @pytest.mark.parametrize(
+        ("head", "name"),
+        [
+            ("classifier", "BertForSequenceClassification"),
+            ("BertForSequenceClassification", "BertForSequenceClassification"),
+            ("token", "BertForTokenClassification"),
+        ],
+    )
+    def test_is_the_classifier_if_the_caller_says_so(
+        self, place: str, head: str, name: str
+    ) -> None:
+        variables = checkpoint("encoder", "pooler") | self.dense(place)
+        plan = make_plan(variables, BERT, options=Options(head=head))
+        assert plan.architecture.name == name
+        assert accounted(plan, variables)
+        kernel, bias = plan.entries[-2:]
+        assert (kernel.variable, kernel.tensor) == (f"{place}/kernel", "classifier.weight")
+        assert (kernel.shape, kernel.op) == ((13, 128), "transpose")
+        assert (bias.variable, bias.tensor) == (f"{place}/bias", "classifier.bias")
+        assert plan.config["num_labels"] == 13
+        assert any(f"{place}/kernel" in note and "--head" in note for note in plan.notes)
+
+    def test_is_offered(self, place: str) -> None:
+        text = refusal(checkpoint("encoder", "pooler") | self.dense(place))
+        assert "--head classifier or --head token" in text
+        assert "--head none" in text
+
+    def test_is_a_head_of_its_own_without_a_word_of_the_caller(self, place: str) -> None:
+        assert "2 variables outside" in refusal(checkpoint() | self.dense(place))
+
+    @pytest.mark.parametrize("scope", [None, "module"])
+    def test_may_be_at_the_root_while_the_encoder_is_not(
+        self, place: str, scope: str | None
+    ) -> None:
+        variables = checkpoint("encoder", "pooler", scope="module/") | self.dense(place)
+        plan = make_plan(variables, BERT, options=Options(scope=scope, head="classifier"))
+        assert plan.entries[-1].variable == f"{place}/bias"
+        assert accounted(plan, variables)
+
+    def test_is_one_only(self) -> None:
+        variables = checkpoint("encoder", "pooler") | self.dense("dense") | self.dense("dense_1")
+        assert "--head classifier" not in refusal(variables)
+        text = refusal(variables, options=Options(head="classifier"))
+        assert "2 parts of the checkpoint fit as the classifier" in text
+        assert "dense/kernel and dense/bias; dense_1/kernel and dense_1/bias" in text
+        plan = make_plan(variables, BERT, options=Options(head="classifier", drop=("dense_1/*",)))
+        assert plan.entries[-1].variable == "dense/bias"
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"dense/kernel": (64, 13), "dense/bias": (13,)},
+            {"dense/kernel": (128, 13), "dense/bias": (12,)},
+            {"dense/kernel": (128, 13), "dense_1/bias": (13,)},
+            {"dense/kernel": (128, 13)},
+            {"dense/kernel": (3, 128, 13), "dense/bias": (13,)},
+            {"bert/dense/kernel": (128, 13), "bert/dense/bias": (13,)},
+        ],
+        ids=str,
+    )
+    def test_has_a_kernel_and_a_bias_that_fit(self, other: dict[str, tuple[int, ...]]) -> None:
+        variables = checkpoint("encoder", "pooler")
+        for name, shape in other.items():
+            variables |= extra(name, shape=shape)
+        assert "--head classifier" not in refusal(variables)
+        text = refusal(variables, options=Options(head="classifier"))
+        assert "--head classifier needs the classifier" in text
+
+    def test_of_two_layers_is_not_taken(self) -> None:
+        variables = checkpoint("encoder", "pooler") | self.dense("dense", 64)
+        variables |= self.dense("dense_1", 13, 64)
+        text = refusal(variables, options=Options(head="classifier"))
+        assert "dense_1/kernel (float32 [64, 13]) is unknown" in text
+
+    def test_does_not_stand_for_a_classifier_that_exists(self) -> None:
+        variables = checkpoint("encoder", "pooler", "classifier") | self.dense("dense")
+        assert "2 variables outside" in refusal(variables, options=Options(head="classifier"))
+
+
+class TestDropsOfTheCaller:
+    def test_are_skipped_with_that_reason(self) -> None:
+        variables = checkpoint() | extra("a/x", "a/b/x", "c")
+        options = Options(drop=("a/**/*", "c"))
+        plan = make_plan(variables, BERT, options=options)
+        assert {d.variable: d.reason for d in plan.dropped} == dict.fromkeys(
+            ["a/x", "a/b/x", "c"], "by the caller"
+        )
+        assert plan.notes == make_plan(checkpoint(), BERT).notes
+
+    def test_leave_the_reason_of_the_mapping(self) -> None:
+        plan = make_plan(
+            checkpoint() | extra("global_step"), BERT, options=Options(drop=("**/global_step",))
+        )
+        assert plan.dropped[0].reason == "training step"
+
+    @pytest.mark.parametrize(
+        ("pattern", "lost"),
+        [
+            ("bert/encoder/layer_1/output/dense/bias", "bert/encoder/layer_1/output/dense/bias"),
+            ("**/layer_0/**/*", "bert/encoder/layer_0/intermediate/dense/kernel"),
+            ("bert/pooler/dense/kernel", "bert/pooler/dense/kernel"),
+            ("cls/seq_relationship/output_bias", "cls/seq_relationship/output_bias"),
+        ],
+    )
+    def test_never_take_what_a_tensor_needs(self, pattern: str, lost: str) -> None:
+        text = refusal(checkpoint(), options=Options(drop=(pattern,)))
+        assert "incomplete" in text
+        assert "by the caller" in text
+        assert lost.rpartition("/")[0].rpartition("/")[0] in text
+
+    def test_never_take_what_the_mapping_is_detected_by(self) -> None:
+        text = refusal(checkpoint(), options=Options(drop=("**/*",)))
+        assert WORDS in text
+        assert "--drop skips it" in text
+
+    def test_may_take_a_head_or_the_pooler_whole(self) -> None:
+        options = Options(drop=("cls/**/*", "bert/pooler/**/*"))
+        plan = make_plan(checkpoint(), BERT, CONFIG, options=options)
+        assert plan.groups == ["encoder"]
+        assert plan.doubts == []
+        assert "add_pooling_layer=False" in plan.notes[-1]
+
+    @pytest.mark.parametrize("scope", ["", "teacher/"])
+    def test_of_unknown_variables_inside_of_the_encoder_leave_a_doubt(self, scope: str) -> None:
+        variables = checkpoint(scope=scope) | extra(*(scope + name for name in ADAPTERS))
+        plan = make_plan(variables, BERT, options=Options(drop=("**/adapters/*",)))
+        (doubt,) = plan.doubts
+        assert doubt in plan.notes
+        assert "2 variables inside of bert/" in doubt
+        assert "layer_{0..1}/output/adapters/weights1" in doubt
+        assert "something else" in doubt
+
+    def test_that_fit_nothing_are_noted(self) -> None:
+        plan = make_plan(checkpoint(), BERT, CONFIG, options=Options(drop=("a/*", "b")))
+        assert plan.notes == ["--drop a/* fits no variable", "--drop b fits no variable"]
+
+    @pytest.mark.parametrize("pattern", ["a**", "**", "a/**", "***/x"])
+    def test_that_are_no_patterns_are_refused(self, pattern: str) -> None:
+        text = refusal(checkpoint(), options=Options(drop=(pattern,)))
+        assert f"--drop {pattern!r}" in text
+
+    def test_by_a_hundred_thousand_names_take_no_longer_than_by_one(self) -> None:
+        names = [f"x_{number}" for number in range(100_000)]
+        options = Options(drop=tuple(names))
+        assert (
+            len(make_plan(checkpoint() | extra(*names), BERT, options=options).dropped) == 100_000
+        )
+
+    def test_are_offered_for_the_slots_of_an_unknown_optimizer(self) -> None:
+        variables = checkpoint()
+        variables |= extra(*(f"{name}/foo_m" for name in checkpoint()))
+        assert "--drop '**/foo_m'" in refusal(variables)
+        assert accounted(make_plan(variables, BERT, options=Options(drop=("**/foo_m",))), variables)
+
+
+class TestFactorizedEmbeddings:
+    def test_are_named_instead_of_all_shapes(self) -> None:
+        variables = checkpoint(sizes={**SIZES, "L": 12}) | extra(WORDS, shape=(100, 32))
+        text = refusal(variables, {**CONFIG, "num_hidden_layers": 12})
+        assert text.splitlines()[0].startswith(f"{WORDS} [100, 32] is 32 wide")
+        assert "the layers are 128 wide" in text
+        assert "factorized" in text
+        assert "should have" not in text
+
+    def test_of_one_width_are_not(self) -> None:
+        variables = checkpoint() | extra("bert/pooler/dense/bias", shape=(64,))
+        assert "factorized" not in refusal(variables)
+
 
 class TestTheConfig:
     def test_becomes_transformers_config(self) -> None:

@@ -77,7 +77,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("checkpoint",),
     ("mapping", "tokenizers", "models"),
     ("opening",),
-    ("plan",),
+    ("plan", "other_models"),
     ("prepare",),
     ("releases", "safetensors_writer"),
     ("model_card",),
@@ -113,10 +113,10 @@ def family_words() -> set[str]:
                 names = (n for key in ("tf", "pt") for n in _names(variable[key]))
                 for name in names:
                     root, separator, _ = name.partition("/")
-                    words |= {root + separator} if separator else set()
+                    words |= {root + separator} if separator and "*" not in root else set()
                     parts = re.split(r"[/.]|\{\w+\}", name)
                     words |= {part.strip("_") for part in parts} | {v for v in values if len(v) > 1}
-    return {word for word in words if word} - PLAIN_WORDS
+    return {word for word in words if word and "*" not in word} - PLAIN_WORDS
 
 
 def _names(value: str | list[str]) -> list[str]:

@@ -42,8 +42,12 @@ _HEADS = {
     "nsp": ["cls/seq_relationship/output_weights", "cls/seq_relationship/output_bias"],
     "classifier": ["output_weights", "output_bias"],
     "token": ["output_weights", "output_bias"],
+    "dense": [f"dense/{v}" for v in _DENSE],
+    "token dense": [f"dense/{v}" for v in _DENSE],
     "squad": ["cls/squad/output_weights", "cls/squad/output_bias"],
 }
+_ON_TOKENS = {"classifier": "token", "dense": "token dense"}
+_LABELS = {"classifier", "token", "dense", "token dense"}  # groups whose classes the user chose
 _WORDS = "bert/embeddings/word_embeddings"
 _MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
 
@@ -90,7 +94,7 @@ class Settings(Struct, frozen=True):
 
     layers: int
     heads: int
-    groups: tuple[str, ...]  # of pooler, mlm, nsp, classifier, token, squad
+    groups: tuple[str, ...]  # keys of _HEADS
     activation: str = "tanh"  # of GELU, or the name of another function
     epsilon: float = 1e-12  # tf.contrib.layers.layer_norm's own
     mask: str = "padding"  # or "none", or "causal"
@@ -102,7 +106,7 @@ class Settings(Struct, frozen=True):
 def settings(architecture: Architecture) -> Settings:
     groups = set(architecture.groups)
     if architecture.head == "token":
-        groups = groups - {"classifier"} | {"token"}
+        groups = {_ON_TOKENS.get(group, group) for group in groups}
     form = "erf" if architecture.form == "erf" else "tanh"
     names = {"gelu": form, **_BY_GOOGLE}
     return Settings(
@@ -192,6 +196,10 @@ def _heads(variables: Mapping[str, Any], settings: Settings, hidden: Any) -> dic
         outputs["logits"] = _classify(variables, "", outputs["pooled"])
     if "token" in settings.groups:  # as many projects have it, after run_classifier.py's comment
         outputs["logits"] = _classify(variables, "", hidden)
+    if "dense" in settings.groups:  # tf.layers.dense on the pooled output, as BLEURT has it
+        outputs["logits"] = dense(variables, "dense", outputs["pooled"])
+    if "token dense" in settings.groups:
+        outputs["logits"] = dense(variables, "dense", hidden)
     if "squad" in settings.groups:  # run_squad.create_model
         logits = _classify(variables, "cls/squad/", hidden)
         outputs["start_logits"], outputs["end_logits"] = tf.unstack(logits, axis=-1)
@@ -228,11 +236,11 @@ def labels(
         lengths = samples.input_mask.sum(axis=1)
         found["start_positions"] = rng.integers(0, lengths)
         found["end_positions"] = rng.integers(0, lengths)
-    if groups & {"classifier", "token"}:
-        classes = variables["output_bias"].shape[0]
+    for group in groups & _LABELS:
+        classes = variables[_HEADS[group][-1]].shape[0]
         # With one class, transformers computes a regression, and Google's loss is 0.
         if classes > 1:
-            found["labels"] = drawn(classes, tokens if "token" in groups else np.ones(rows, bool))
+            found["labels"] = drawn(classes, tokens if "token" in group else np.ones(rows, bool))
     return found
 
 

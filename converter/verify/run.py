@@ -15,6 +15,7 @@ from ..errors import PlanError, VerificationError
 from ..layout import CONFIG, MODEL_FILES
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
+from ..plan import BY_CALLER
 from ..prepare import Prepared, prepare
 from ..storage.files import Progress
 from ..storage.location import parse_location
@@ -190,9 +191,16 @@ def _with_provenance(options: Options, folder: ModelFolder) -> Options:
     if provenance is None:
         return options
     name = provenance.mapping.get("name", "")
+    # A recorded name stands for itself. No variable that TensorFlow names has a `*`.
+    by_caller = tuple(
+        name
+        for name, reason in provenance.dropped.items()
+        if reason == BY_CALLER and "*" not in name
+    )
     return replace(
         options,
         mapping=options.mapping or (name if name in builtin_mappings() else None),
+        drop=options.drop or by_caller,
         scope=provenance.scope if options.scope is None else options.scope,
         lower_case=provenance.do_lower_case if options.lower_case is None else options.lower_case,
         pad_vocab=options.pad_vocab or provenance.padding > 0,
@@ -223,7 +231,7 @@ def _verify(
     progress: Progress | None,
 ) -> Verdict:
     mapping = prepared.mapping
-    notes = [*folder.notes]
+    notes = [*folder.notes, *prepared.plan.doubts]
     if level_of(prepared, level) != level:
         notes.append(
             f"only level weights was run: the mapping {mapping.name} names no reference to compare"

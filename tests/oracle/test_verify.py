@@ -24,6 +24,7 @@ from bertconvert.converter.verify.report import card_sentence
 from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.tensorflow_reader import read_variables
 
+from ..checkpoint.table_writer import changed_copy
 from ..verify.sabotage import CONFIGS, LAYERS, TENSORS, Sabotage, configured, of_layer, sabotaged
 
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
@@ -51,6 +52,18 @@ def test_the_reference_computes_what_google_recorded(name: str, fixtures: Path) 
         for key, output in outputs.items():
             assert output.numpy().dtype == dtype
             np.testing.assert_allclose(output.numpy(), recorded[key], rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("head", ["classifier", "token"])
+def test_a_dense_head_of_keras_passes_at_every_level(
+    head: str, fixtures: Path, tmp_path: Path
+) -> None:
+    more = {"loss/dense_3/kernel": (32, 5), "loss/dense_3/bias": (5,)}
+    source = changed_copy(tmp_path / "in", fixtures / "classifier", more, without="output_")
+    convert(source, tmp_path / "out", head=head)
+    verdict = verify(source, tmp_path / "out", level="gradients")
+    assert [check for check in verdict.checks if not check.passed] == []
+    assert verdict.outputs[-1].tensor == "logits"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
