@@ -99,7 +99,9 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
         scores=_scores(release),
         activation=_activation(prepared),
         dropped=_dropped(prepared),
-        notes=_section("What the converter noted", [f"- {note}" for note in plan.notes]),
+        notes=_section(
+            "What the converter noted", [f"- {' '.join(note.split())}" for note in plan.notes]
+        ),
         proof=f"{proof}\n\n" if proof else "",
         checked="tensors, outputs and gradients" if mapping.reference else "all tensors",
         papers=_papers(prepared, release),

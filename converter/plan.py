@@ -138,11 +138,12 @@ def make_plan(
     stand_ins = [] if options.head is None else _stand_ins(mapping, pairs, local, loops)
     planner = _Planner(mapping, config, options, config_name)
     planner.check_patterns(taken.dropped)
-    for group in mapping.group:
-        homes = [home for home in stand_ins if home[0][0].group == group.name]
-        if group.instead in wanted - present and homes:
-            planner.check_stand_in(group.instead, homes)
-            wanted ^= {group.instead, group.name}
+    stands_for = {group.name: group.instead for group in mapping.group}
+    for lacking in sorted(wanted - present):
+        homes = [home for home in stand_ins if stands_for[home[0][0].group] == lacking]
+        if homes:
+            planner.check_stand_in(lacking, homes)
+            wanted ^= {lacking, homes[0][0][0].group}
             pairs += homes[0]
     written = [item for item in pairs if item[0].group in wanted]
 

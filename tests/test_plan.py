@@ -627,6 +627,18 @@ class TestADenseHead:
         assert "--head classifier or --head token" in text
         assert "--head none" in text
 
+    def test_may_be_googles_in_a_scope_of_its_own(self) -> None:
+        variables = checkpoint("encoder", "pooler")
+        variables |= extra("task/output_weights", shape=(5, 128))
+        variables |= extra("task/output_bias", shape=(5,))
+        assert "--head classifier" in refusal(variables)
+        plan = make_plan(variables, BERT, options=Options(head="classifier"))
+        assert plan.entries[-2].variable == "task/output_weights"
+        assert (plan.entries[-2].shape, plan.entries[-2].op) == ((5, 128), "identity")
+        variables |= self.dense("dense")
+        text = refusal(variables, options=Options(head="classifier"))
+        assert "2 parts of the checkpoint fit" in text
+
     def test_is_a_head_of_its_own_without_a_word_of_the_caller(self, place: str) -> None:
         assert "2 variables outside" in refusal(checkpoint() | self.dense(place))
 

@@ -169,12 +169,14 @@ def locate(path: str, progress: Progress | None = None, expected: Sequence[str] 
         raise CheckpointError(f"{shown} looks like an unfinished download.")
     if other := other_format(name):  # before archives, as some of these formats are zips
         raise CheckpointError(f"{shown} is {other}. {_FORMS}")
-    inside = archive(location.open(), progress)
+    file = location.open()
+    inside = archive(file, progress)
     if inside is not None:
         return _choose(inside, expected)
     if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
         return _choose(folder, expected)
-    raise CheckpointError(f"{shown} is not a checkpoint. {_FORMS}")
+    other = other_format(name, file.read(0, min(file.size, 8))) or "not a checkpoint"
+    raise CheckpointError(f"{shown} is {other}. {_FORMS}")
 
 
 def _in_archive(location: Location, progress: Progress | None) -> Located:

@@ -47,6 +47,7 @@ _HEADS = {
     "squad": ["cls/squad/output_weights", "cls/squad/output_bias"],
 }
 _ON_TOKENS = {"classifier": "token", "dense": "token dense"}
+_SCOPED = {"scoped": "classifier"}  # the same head, wherever it is in the checkpoint
 _LABELS = {"classifier", "token", "dense", "token dense"}  # groups whose classes the user chose
 _WORDS = "bert/embeddings/word_embeddings"
 _MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
@@ -104,7 +105,7 @@ class Settings(Struct, frozen=True):
 
 
 def settings(architecture: Architecture) -> Settings:
-    groups = set(architecture.groups)
+    groups = {_SCOPED.get(group, group) for group in architecture.groups}
     if architecture.head == "token":
         groups = {_ON_TOKENS.get(group, group) for group in groups}
     form = "erf" if architecture.form == "erf" else "tanh"

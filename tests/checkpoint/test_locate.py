@@ -485,6 +485,12 @@ class TestWhatIsNoCheckpoint:
         assert refusal(tmp_path / name).startswith(f"{tmp_path}/{name} {hint}")
         assert f"{name} {hint}" in refusal(tmp_path)
 
+    def test_a_keras_file_under_any_name(self, tmp_path: Path) -> None:
+        (tmp_path / "weights.ckpt").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+        text = refusal(tmp_path / "weights.ckpt")
+        assert text.startswith(f"{tmp_path}/weights.ckpt is a Keras file")
+        assert "HDF5" in text
+
     @pytest.mark.parametrize(
         "name",
         [

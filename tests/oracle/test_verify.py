@@ -55,10 +55,17 @@ def test_the_reference_computes_what_google_recorded(name: str, fixtures: Path) 
 
 
 @pytest.mark.parametrize("head", ["classifier", "token"])
-def test_a_dense_head_of_keras_passes_at_every_level(
-    head: str, fixtures: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"loss/dense_3/kernel": (32, 5), "loss/dense_3/bias": (5,)},
+        {"task/output_weights": (5, 32), "task/output_bias": (5,)},
+    ],
+    ids=["dense", "scoped"],
+)
+def test_a_head_that_only_the_caller_knows_passes_at_every_level(
+    more: dict[str, tuple[int, ...]], head: str, fixtures: Path, tmp_path: Path
 ) -> None:
-    more = {"loss/dense_3/kernel": (32, 5), "loss/dense_3/bias": (5,)}
     source = changed_copy(tmp_path / "in", fixtures / "classifier", more, without="output_")
     convert(source, tmp_path / "out", head=head)
     verdict = verify(source, tmp_path / "out", level="gradients")
