@@ -1,7 +1,7 @@
 """What a checkpoint is that can't be converted; the data is in mappings/unsupported/."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
@@ -24,12 +24,12 @@ class _Others(Struct, frozen=True, forbid_unknown_fields=True):
     model: list[_Other]
 
 
-def other_model(variables: Iterable[Variable]) -> str:
+def other_model(variables: Mapping[str, Variable]) -> str:
     """What the variables are, by their names: a sentence without its subject; "" if unknown."""
     names = {
         name: variable.name
-        for variable in variables
-        for name in (variable.full_name, variable.name)
+        for key, variable in variables.items()
+        for name in (variable.full_name, key)
         if name and len(name) <= LONGEST_NAME
     }
     path = FOLDER / "unsupported" / "models.toml"

@@ -207,10 +207,13 @@ def fits(variables: Iterable[str], mapping: MappingFile) -> bool:
     return bool(_scopes(variables, mapping))
 
 
-def candidates(
+def telling_names(
     variables: Mapping[str, Variable], mapping: MappingFile | None, options: Options
-) -> list[Variable]:
-    """The variables that decide what model it is; none if there are several models.
+) -> dict[str, Variable]:
+    """The names that tell what model a checkpoint is, without a scope.
+
+    If a mapping fits, they are those inside of its model: a scope, a head or another model next to
+    it may be called like anything. If several models fit, there are none.
 
     Args:
         variables: those of the checkpoint, by name.
@@ -218,11 +221,15 @@ def candidates(
         options: the caller's decisions.
     """
     why_dropped = dropper([*(mapping.drop if mapping else []), Drop([*options.drop], BY_CALLER)])
-    kept = [name for name in variables if why_dropped(name) is None]
-    if mapping is not None and options.scope is None and len(_scopes(kept, mapping)) > 1:
-        return []
-    scope = _scope_of(options.scope or "")
-    return [variables[name] for name in kept if name.startswith(scope)]
+    kept = {name: v for name, v in variables.items() if why_dropped(name) is None}
+    scopes = _scopes(kept, mapping) if mapping is not None else []
+    if mapping is None or not scopes:
+        return kept
+    if options.scope is None and len(scopes) > 1:
+        return {}
+    scope = scopes[0] if options.scope is None else _scope_of(options.scope)
+    starts = tuple(scope + folder for folder in mapping.folders)
+    return {name[len(scope) :]: v for name, v in kept.items() if name.startswith(starts)}
 
 
 def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:

@@ -13,7 +13,7 @@ from .errors import CheckpointError, MappingError, PlanError
 from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
-from .plan import Plan, candidates, fits, make_plan
+from .plan import Plan, fits, make_plan, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import joined
@@ -224,7 +224,7 @@ def _refuse_other_models(
     """
     from .other_models import other_model
 
-    found = other_model(candidates(checkpoint.variables, mapping, options))
+    found = other_model(telling_names(checkpoint.variables, mapping, options))
     if found:
         raise MappingError(
             f"{checkpoint.name} {found}. bertconvert does not convert it; `bertconvert mappings`"

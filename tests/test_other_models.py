@@ -18,8 +18,8 @@ LAYER = "bert/encoder/layer_0"
 WORDS = "bert/embeddings/word_embeddings"
 
 
-def variables(*names: str) -> list[Variable]:
-    return [Variable(name, "float32", (1,), 4) for name in names]
+def variables(*names: str) -> dict[str, Variable]:
+    return {name: Variable(name, "float32", (1,), 4) for name in names}
 
 
 def saved(folder: Path, source: Path, *more: str, **changes: Any) -> Path:
@@ -87,14 +87,14 @@ class TestNames:
     def test_that_a_program_gave_count(self) -> None:
         name = "transformer/layer_0/self_attention/query/kernel"
         key = "variables/5/.ATTRIBUTES/VARIABLE_VALUE"
-        found = other_model([Variable(key, "float32", (1,), 4, name)])
+        found = other_model({key: Variable(key, "float32", (1,), 4, name)})
         assert "TF2" in found
         assert key in found
 
     @pytest.mark.parametrize("name", ["w", "dense/kernel", "", "a/" * 50_000, "x" * 1_000_000])
     def test_of_nothing_known_tell_nothing(self, name: str) -> None:
         assert other_model(variables(name)) == ""
-        assert other_model([]) == ""
+        assert other_model({}) == ""
 
     @pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: mapping.name)
     @pytest.mark.parametrize("scope", ["", "module/", "teacher/net/"])
@@ -178,6 +178,22 @@ class TestCheckpoints:
         )
         with pytest.raises(PlanError, match="needs the mlm"):
             prepare(source, scope="student", head="mlm")
+
+    @pytest.mark.parametrize("scope", ["roberta", "distilbert", "tf_bert_model", "a/newslm"])
+    def test_are_not_named_after_their_scope(
+        self, fixtures: Path, tmp_path: Path, scope: str
+    ) -> None:
+        source = saved(tmp_path / "in", fixtures / "encoder", rename=("bert/", f"{scope}/bert/"))
+        assert prepare(source).plan.scope == f"{scope}/"
+        with pytest.raises(PlanError, match="needs the mlm"):
+            prepare(source, head="mlm")
+
+    def test_are_not_named_after_their_heads(self, fixtures: Path, tmp_path: Path) -> None:
+        head = "decoder/layer_0/memory_attention/q_proj/kernel"
+        source = saved(tmp_path / "in", fixtures / "encoder", head)
+        with pytest.raises(PlanError, match="a head of its own"):
+            prepare(source)
+        assert prepare(source, head="none").plan.dropped[0].variable == head
 
     def test_with_two_models_are_asked_for_the_scope(self, fixtures: Path, tmp_path: Path) -> None:
         names = [f"teacher/{WORDS}", "teacher/bert/encoder/embedding_hidden_mapping_in/kernel"]
