@@ -1,9 +1,10 @@
 """TensorFlow checkpoints of the BERT family to PyTorch, faithfully and fast."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # type checkers know it by its name; importing typing takes longer than this
 
 if TYPE_CHECKING:
     from .converter.batch import Event as Event

@@ -1,12 +1,21 @@
 """The command line: parse, call, print. Computes nothing."""
 
-import gc
 import os
 import signal
+from contextlib import contextmanager, suppress
+
+with suppress(ValueError):  # in a thread, which gets no signals
+    # While the imports below run, Ctrl-C just ends the process; as an exception it would be shown
+    # with its traceback.
+    _interrupt = signal.getsignal(signal.SIGINT)
+    if _interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
+
+import gc
+import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -14,6 +23,7 @@ import click
 
 from . import __version__
 from .converter.choices import LEVELS, Activation, DType, Format
+from .converter.interrupts import STOPS
 from .converter.terminal import (
     Board,
     Progress,
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_INTERRUPTED = 128 + signal.SIGINT  # the exit code, as for the other signals
 _HIGHEST = "highest"  # what --verify means without a level
 
 _FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -43,7 +54,25 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class _Commands(click.Group):
-    """Turns every error into one message; only --debug shows a traceback."""
+    """Turns every error into one message and an exit code; only --debug shows a traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's, but it knows the exit codes of an interrupt and of a full standard output."""
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except click.ClickException as error:
+            with suppress(OSError):  # standard error may be full, or closed by its reader
+                error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            say("Aborted!")
+            code = _INTERRUPTED
+        except OSError as error:
+            if not _is_of_output(error):
+                raise
+            say(f"Error: {_unprinted(error)}")
+            code = 1
+        sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         from .converter.errors import BertconvertError
@@ -57,12 +86,34 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            if "debug" in ctx.meta:
+            if "debug" in ctx.meta or _is_of_output(error):
                 raise
             raise click.ClickException(
                 f"internal error ({type(error).__name__}: {error}). Run it again with --debug to"
                 " see where, and please report it."
             ) from error
+
+
+def _is_of_output(error: BaseException) -> bool:
+    """Whether an error was raised while a result was printed."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    printing = at is not None and at.tb_frame.f_code is click.echo.__code__
+    return printing and isinstance(error, OSError)
+
+
+def _unprinted(error: OSError) -> str:
+    return f"standard output can't be written: {error.strerror}"
+
+
+@contextmanager
+def _printing(done: str) -> Iterator[None]:
+    """Print what came of work. If that fails, the error says what was done."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(f"{_unprinted(error)}. {printable(done)}") from error
 
 
 class _Proving(click.Command):
@@ -96,10 +147,32 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; ends as sys.exit does."""
-    for stop in (signal.SIGTERM, signal.SIGHUP):  # so that unfinished files are removed
+    _open_streams()
+    for stop in STOPS:  # as exceptions, so that unfinished files are removed
         if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(stop, lambda number, _: sys.exit(128 + number))
+            signal.signal(stop, _stop)
     cli(prog_name="bertconvert")
+
+
+def _stop(number: int, _: object) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _open_streams() -> None:
+    """Make standard streams that anything can be written to.
+
+    Those that are closed, as in a daemon, become /dev/null. Else the next file that is opened gets
+    their number, and what a library prints ends up in it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it
 
 
 def run() -> None:
@@ -109,13 +182,16 @@ def run() -> None:
     conversion.
     """
     gc.set_threshold(100_000, 50, 50)
-    try:
-        main()
-    except SystemExit as end:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # the reader of a pipe may be gone
-                stream.flush()
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+    code: object = _INTERRUPTED
+    with suppress(KeyboardInterrupt):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the reader of a pipe may be gone
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -284,10 +360,11 @@ def tf2pt(
         conversion = convert(
             ckpt, out, force=force, progress=progress, prove=prove, **_given(options)
         )
-    if as_json:
-        show_json(conversion)
-    elif not quiet:
-        show_conversion(ckpt, conversion)
+    with _printing(f"The model was written to {_shown(out)}"):
+        if as_json:
+            show_json(conversion)
+        elif not quiet:
+            show_conversion(ckpt, conversion)
 
 
 @cli.command(cls=_Proving)
@@ -372,7 +449,7 @@ def batch(
             )
     except BatchError as error:
         raise click.UsageError(printable(str(error))) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):  # --json may find its reader gone
         say("stopped. Finished models stay; run the same command again to continue")
         raise
     if "debug" in ctx.meta:
@@ -386,12 +463,14 @@ def batch(
         "not_started": summary.not_started,
     }
     shown = _shown(out)
-    if as_json:
-        show_json_line({"event": "end", "out": shown, **counts})
-    elif not quiet:
-        told = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n)
-        show(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - start:.1f} s")
-        show(f"table: {shown.rstrip('/')}/README.md, and family.json for programs")
+    told = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n)
+    table = f"{shown.rstrip('/')}/README.md"
+    with _printing(f"Models: {told}. Their table is {table}"):
+        if as_json:
+            show_json_line({"event": "end", "out": shown, **counts})
+        elif not quiet:
+            show(f"{counted(len(found), 'model')}: {told}, in {time.monotonic() - start:.1f} s")
+            show(f"table: {table}, and family.json for programs")
     ctx.exit(1 if summary.failed else 0)
 
 
@@ -499,10 +578,11 @@ def verify(
             progress=progress,
             **_given(options),
         )
-    if as_json:
-        click.echo(report.to_json(verdict), nl=False)
-    else:
-        show_report(report.lines(verdict))
+    with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
+        if as_json:
+            click.echo(report.to_json(verdict), nl=False)
+        else:
+            show_report(report.lines(verdict))
     for path, form in ((junit, report.to_junit), (html, report.to_html)):
         if path is not None:
             try:
@@ -589,3 +669,8 @@ def _size(text: str, known: Iterable[str]) -> tuple[str, int]:
             f"{text!r} is not like L=12; the symbols are {', '.join(known)}", param_hint="--size"
         )
     return symbol, int(number)
+
+
+with suppress(ValueError):
+    if _interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)

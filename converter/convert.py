@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -19,6 +18,7 @@ from .prepare import Prepared, SourceFile, base_name, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
 from .storage.location import parse_location
+from .text import as_text, to_json_lines
 from .tokenizers.registry import load_tokenizer
 
 
@@ -93,7 +93,7 @@ def write_model(
         for name, content in small.items():
             (stage / name).write_bytes(content)
         proof = prove(prepared, stage) if prove is not None else ""
-        (stage / CARD).write_bytes(model_card(prepared, proof).encode())
+        (stage / CARD).write_bytes(as_text(model_card(prepared, proof)).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
         out=out,
@@ -129,8 +129,8 @@ def small_files(prepared: Prepared) -> dict[str, bytes]:
         CheckpointError: a data file is missing.
     """
     files = {
-        CONFIG: _json(_config(prepared)),
-        PROVENANCE: _json(_provenance(prepared)),
+        CONFIG: to_json_lines(_config(prepared)),
+        PROVENANCE: to_json_lines(_provenance(prepared)),
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
         positions = prepared.plan.sizes.get(prepared.mapping.roles.positions)
@@ -194,7 +194,3 @@ def _checksum(checkpoint: Checkpoint, variable: str) -> str | None:
     """The crc32c of a variable; TensorFlow stores none for a V1 or a partitioned variable."""
     checksum = checkpoint.checksum(variable)
     return None if checksum is None else f"{checksum:08x}"
-
-
-def _json(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

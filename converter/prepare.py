@@ -16,7 +16,7 @@ from .options import DEFAULTS, Options, make_options
 from .plan import Plan, fits, make_plan, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
-from .text import joined
+from .text import as_text, joined
 from .tokenizers.registry import load_tokenizer
 
 _LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
@@ -209,7 +209,7 @@ def source_file(role: str, file: File) -> SourceFile:
 
 def base_name(file: File) -> str:
     """The name of a file without its folder, as text: bytes that are not UTF-8 are escaped."""
-    return os.fsencode(os.path.basename(file.name)).decode("utf-8", "backslashreplace")
+    return as_text(os.path.basename(file.name))
 
 
 def _refuse_other_models(

@@ -6,10 +6,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import click
+
+from .text import as_text, to_json, to_json_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -61,29 +64,30 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a note, or how far something is."""
-    click.echo(printable(text), err=True)
+    """Print a note, or how far something is. It is no failure if nobody can read it."""
+    _say(printable(text))
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # a full disk, or a pipe whose reader is gone
+        click.echo(line, err=True)
 
 
 def show_json(value: object) -> None:
     """Print one JSON document."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(to_json_lines(value), nl=False)
 
 
 def show_json_line(value: object) -> None:
     """Print a JSON document on one line."""
-    import msgspec
-
-    click.echo(msgspec.json.encode(value))
+    click.echo(to_json(value))
 
 
 def printable(text: str) -> str:
-    """A text without control characters, which a file's names may have."""
+    """A text without control characters or bytes that are no text, which a file's name may have."""
     return "".join(
         char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
-        for char in text
+        for char in as_text(text)
     )
 
 
@@ -414,7 +418,7 @@ class Board:
         word = _styled(word, sys.stderr, _COLOURS.get(word, "red"), bold=failed)
         line = f"{_one_line(name):<{self._width}}  {word}  {printable(rest)}"
         if self._bars is None:
-            click.echo(line, err=True)
+            _say(line)
         else:
             from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Lists of names as text that stays short, whatever a checkpoint holds."""
+"""Text: lists of names that stay short, and paths that are not UTF-8."""
 
 from collections.abc import Sequence
 
@@ -22,3 +22,38 @@ def joined(names: Sequence[str], most: int = MOST) -> str:
 def cut(text: str, most: int = 200) -> str:
     """The text, cut off after `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def as_text(path: str) -> str:
+    """A path as text: its bytes that are not UTF-8 are escaped, as in `caf\\xe9`."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # it is no path, and holds other surrogates
+        return path.encode("utf-8", "backslashreplace").decode()
+
+
+def to_json(value: object) -> bytes:
+    """A value as JSON on one line; in paths that are not UTF-8, those bytes are escaped."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_escaped(msgspec.to_builtins(value)))
+
+
+def to_json_lines(value: object) -> bytes:
+    """A value as JSON for people: indented, with a newline at the end."""
+    import msgspec
+
+    return msgspec.json.format(to_json(value), indent=2) + b"\n"
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(item) for item in value]
+    return value

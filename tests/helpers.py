@@ -12,7 +12,7 @@ import termios
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 
 import pytest
 
@@ -26,7 +26,10 @@ def has_data(prefix: Path) -> bool:
 
 
 def in_terminal(
-    command: Sequence[str | Path], columns: int = 80, env: Mapping[str, str] = os.environ
+    command: Sequence[str | Path],
+    columns: int = 80,
+    env: Mapping[str, str] = os.environ,
+    extra: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[int, str]:
     """Run Python with these arguments in a terminal: its exit code, and what it shows."""
     ours, theirs = pty.openpty()
@@ -37,7 +40,7 @@ def in_terminal(
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=kept | {"TERM": "xterm"},
+        env=kept | {"TERM": "xterm"} | dict(extra),
     )
     os.close(theirs)
     shown = b""

@@ -596,7 +596,7 @@ class TestAStop:
 
     @pytest.mark.parametrize(
         ("number", "code"),
-        [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)],
+        [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)],
     )
     def test_by_a_signal_leaves_everything_as_it_was(
         self, start: Start, tmp_path: Path, fixtures: Path, number: int, code: int

@@ -71,7 +71,7 @@ ELSEWHERE = {
 
 # The layers, lowest first. A module imports from its own layer and those below it.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "choices", "layout", "fold", "text", "transforms"),
+    ("errors", "choices", "layout", "fold", "interrupts", "text", "transforms"),
     ("options",),
     ("storage",),
     ("checkpoint",),

@@ -16,6 +16,7 @@ from ..opening import expected_names
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
 from ..storage.location import Url, parse_location
+from ..text import as_text
 from .table import TABLES
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Job(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The source, without the secrets of a URL."""
-        return _text(parse_location(self.source).shown)
+        return as_text(parse_location(self.source).shown)
 
 
 class _Entry(Struct, frozen=True):
@@ -81,10 +82,10 @@ def from_sources(
     for source in sources:
         try:
             for found in find_checkpoints(source, progress, expected_names(source)):
-                yield Job(_text(found.name), found.path, options, found.nbytes, found.index)
+                yield Job(as_text(found.name), found.path, options, found.nbytes, found.index)
         except CheckpointError as error:
             name = os.path.basename(source.rstrip("/")).lstrip(".") or "source"
-            yield Job(_text(name), source, options, error=_text(str(error)))
+            yield Job(as_text(name), source, options, error=as_text(str(error)))
 
 
 def from_list(
@@ -176,11 +177,6 @@ def _overlaid(options: Options, table: dict[str, Any], folder: Path) -> Options:
         if name in said and (name != "mapping" or said[name] not in builtin_mappings()):
             said[name] = _relative_to(folder, said[name])
     return make_options(said, options)
-
-
-def _text(path: str) -> str:
-    """A path as text: what is not UTF-8 in it is escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _relative_to(folder: Path, path: str) -> str:

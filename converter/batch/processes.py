@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..interrupts import STOPS, held
 from .task import Outcome, Task, do
 from .workers import Step, Workers, nothing
 
@@ -29,7 +30,6 @@ _STEPS = (
 )
 # The most memory that a conversion takes, and that this process takes.
 _JOB_BYTES, _BASE_BYTES = 128 * 10**6, 100 * 10**6
-_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _GRACE_SECONDS = 0.5  # to remove unfinished files
 
 
@@ -76,7 +76,8 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     # not forked, because it may have threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.task"])
-    _start_server()
+    with held():
+        _start_server()
     # Shared memory without a lock, which a killed worker would leave locked: whether to stop, then
     # the step, the bytes done and the total of each task.
     table: Any = context.RawArray("Q", 1 + 3 * tasks)
@@ -100,7 +101,13 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     try:
         yield Workers(executor, _in_process, jobs, 2 * jobs, step, stop, kill, nothing)
     finally:
-        executor.shutdown(cancel_futures=True)
+        try:
+            executor.shutdown(cancel_futures=True)
+        except BaseException:  # a second interrupt
+            with held():
+                kill()
+                executor.shutdown()
+            raise
 
 
 _table: "Array[c_ulonglong] | None" = None
@@ -116,7 +123,7 @@ def _start_server() -> None:
     from multiprocessing import forkserver, resource_tracker
 
     resource_tracker.ensure_running()  # starting it later would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         forkserver.ensure_running()
     finally:
@@ -166,5 +173,7 @@ def _in_process(task: Task) -> Outcome:
     try:
         progress("starting", 0, 0)
         return do(task, progress)
+    except SystemExit:  # of `_end`; the executor would take it for the result of a task
+        os._exit(128 + signal.SIGTERM)
     finally:
         _is_busy = False

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from ..choices import LEVELS
 from ..errors import BatchError, OutputError
+from ..interrupts import held
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
@@ -241,6 +242,8 @@ def _outcomes(
                 "no worker process could start. A program must call batch() below"
                 " `if __name__ == '__main__':`, because the workers import it"
             )
+        if futile:
+            time.sleep(_TICK_SECONDS)  # the server may be dying, and must be dead to be replaced
         for task in current.lost:
             if alone:
                 yield failed(
@@ -309,9 +312,11 @@ class _Round:
         while self._queue and len(self._running) < capacity:
             task = self._queue.popleft()
             try:
-                self._running[workers.executor.submit(workers.work, task)] = task
-            except (BrokenExecutor, OSError) as error:
-                # A pool that breaks while it starts a process closes what it needs: an OSError.
+                with held():  # a worker that the executor does not know would never end
+                    self._running[workers.executor.submit(workers.work, task)] = task
+            except (BrokenExecutor, OSError, EOFError) as error:
+                # A pool that breaks while it starts a process closes what it needs: an OSError. A
+                # server of forks that dies answers nothing: an EOFError.
                 self.lost.append(task)
                 raise BrokenExecutor from error
 

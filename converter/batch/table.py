@@ -9,6 +9,7 @@ from msgspec import Struct
 from ... import __version__
 from ..errors import OutputError
 from ..storage.location import parse_location
+from ..text import as_text, to_json_lines
 
 TABLES = JSON, TABLE = "family.json", "README.md"
 VERSION = 1
@@ -81,9 +82,8 @@ def write_family(out: str, models: dict[str, ModelRow]) -> None:
     """
     ordered = [model for _, model in sorted(models.items())]
     family = Table(tool=f"bertconvert {__version__}", models=ordered)
-    text = msgspec.json.format(msgspec.json.encode(family), indent=2) + b"\n"
     folder = parse_location(out)
-    folder.join(JSON).write_bytes(text)
+    folder.join(JSON).write_bytes(to_json_lines(family))
     folder.join(TABLE).write_bytes(_table(ordered).encode())
 
 
@@ -117,7 +117,7 @@ def _table(models: list[ModelRow]) -> str:
         " loads with `transformers`; its README.md describes the model.",
         "\n".join(rows),
     ]
-    return "\n\n".join(parts) + "\n"
+    return as_text("\n\n".join(parts) + "\n")
 
 
 def _verdict(model: ModelRow) -> str:

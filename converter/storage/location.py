@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..errors import CheckpointError, OutputError
+from ..interrupts import held
 from .files import Directory, File, Folder, IsWanted, Progress, nothing, open_path
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -188,8 +189,9 @@ class DiskPath(Struct, frozen=True):
         path = Path(self.path)
         unfinished = path.with_name(f".{path.name}.bertconvert")
         try:
-            unfinished.write_bytes(content)  # not flushed to the disk: it can be written again
-            os.rename(unfinished, path)
+            with held():
+                unfinished.write_bytes(content)  # not flushed to the disk: it can be written again
+                os.rename(unfinished, path)
         except OSError as error:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)

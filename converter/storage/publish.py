@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BusyError, OutputError
+from ..interrupts import held
 from ..layout import MODEL_FILES
 
 
@@ -31,28 +32,31 @@ def published(out: Path | str, force: bool) -> Iterator[Path]:
     """
     out = Path(os.path.realpath(out))
     check_output(out, force)
-    made = _make_parents(out.parent)
+    made: list[Path] = []
     stage = _stage(out)
+    lock = None
     try:
-        lock = _claim(stage)
-        try:
-            _put_back(stage, out)
-            check_output(out, force)  # again, as another process may have been here
-            yield stage
-            check_output(out, force)
-            _publish(stage, out)
-        except BaseException:
-            _remove(stage)
-            raise
-        finally:
-            os.close(lock)
+        with held():
+            made = _make_parents(out.parent)
+            lock = _claim(stage)
+        _put_back(stage, out)
+        check_output(out, force)  # again, as another process may have been here
+        yield stage
+        check_output(out, force)
+        _publish(stage, out)
     except BaseException as error:
-        for folder in made:
-            with suppress(OSError):  # another process put something into it
-                folder.rmdir()
+        with held():
+            if lock is not None:
+                _remove(stage)
+            for folder in made:
+                with suppress(OSError):  # another process put something into it
+                    folder.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{out} can't be written: {error.strerror or error}") from error
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def tidy(out: Path) -> None:
@@ -221,7 +225,8 @@ def _publish(stage: Path, out: Path) -> None:
     shutil.copymode(out, stage)
     lock = _lock(out)  # after the exchange it is at `stage`, where another process would claim it
     try:
-        _exchange(stage, out)
+        with held():
+            _exchange(stage, out)
         _remove(stage)
     finally:
         os.close(lock)

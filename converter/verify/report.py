@@ -11,6 +11,7 @@ from ... import __version__
 from ..choices import LEVELS
 from ..errors import VerificationError
 from ..fold import fold
+from ..text import to_json_lines
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -125,7 +126,7 @@ def to_json(verdict: Verdict) -> bytes:
         {**msgspec.to_builtins(gradient), "relative": gradient.relative}
         for gradient in verdict.gradients
     ]
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    return to_json_lines(document)
 
 
 def to_junit(verdict: Verdict) -> bytes:
@@ -204,7 +205,7 @@ def to_html(verdict: Verdict) -> bytes:
             "gradient": SAME_GRADIENT,
         },
     )
-    return page.encode()
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _wrapped(text: str) -> list[str]:

@@ -241,7 +241,7 @@ class TestACluster:
             until(lambda: len(models(out)) >= 2)
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=30)
-        assert process.returncode == 1
+        assert process.returncode == 130
         assert "stopped. Finished models stay" in error
         assert "Traceback" not in error
         cluster.wait_for(2)

@@ -240,7 +240,7 @@ class TestAStop:
 
     @pytest.mark.parametrize("whom", ["group", "parent"])
     @pytest.mark.parametrize(
-        ("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
     )
     def test_leaves_what_is_done_and_nothing_else(
         self,

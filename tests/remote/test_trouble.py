@@ -402,7 +402,7 @@ class TestTheCommand:
         time.sleep(0.2)
         command.send_signal(signal.SIGINT)
         _, said = command.communicate(timeout=20)
-        assert command.returncode == 1
+        assert command.returncode == 130
         assert said.strip() == "Aborted!"
         assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
         assert not list((tmp_path / "tmp").iterdir())
