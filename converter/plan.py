@@ -6,32 +6,29 @@ skipped for a reason; every tensor of the chosen class is filled once; every sha
 
 import math
 import re
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, takewhile
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
 from .checkpoint.variable import Variable
 from .errors import PlanError
 from .mapping import (
-    HEADLESS,
-    LONGEST_NAME,
     Architecture,
-    Drop,
     MappingFile,
     Pair,
     SizeRule,
     Tie,
-    dropper,
     pattern_problems,
     wildcard,
 )
 from .options import DEFAULTS, Options
-from .text import MOST, cut, joined, listed
+from .scope import Dropped, Found, Taken, find, matching, take_scope
+from .text import MOST, cut, joined, listed, nearest
 from .tokenizers.registry import Role, SpecialToken
 from .transforms import TRANSFORMS
+from .unknown import doubts, skip_others, stand_ins
 
 # The dtypes that weights may have, widest first, and the bytes of an element.
 FLOATS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -54,17 +51,6 @@ class Entry(Struct, frozen=True):
     def nbytes(self) -> int:
         """The bytes of the tensor."""
         return math.prod(self.shape) * FLOATS[self.dtype]
-
-
-class Dropped(Struct, frozen=True):
-    """A variable that is skipped."""
-
-    variable: str
-    reason: str
-
-
-BY_CALLER = "by the caller"
-"""The reason why a variable is skipped that fits a pattern of the option `drop`."""
 
 
 class Plan(Struct, frozen=True):
@@ -92,9 +78,6 @@ class Plan(Struct, frozen=True):
     def parameters(self) -> int:
         """The number of weights that are written."""
         return sum(math.prod(entry.shape) for entry in self.entries)
-
-
-_Found = list[tuple[Pair, Variable | None]]  # pairs, each with the variable that it finds
 
 
 def make_plan(
@@ -126,21 +109,22 @@ def make_plan(
         PlanError: with every reason why the parts do not fit together.
         MappingError: the rules expand to too many variables.
     """
-    taken = _take_scope(variables, mapping, options)
+    taken = take_scope(variables, mapping, options)
     local = taken.local
     loops = _loop_sizes(local, mapping)
     ordered = sorted(local)
     groups = [group.name for group in mapping.group if not group.instead]
-    pairs = [(pair, _find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
+    pairs = [(pair, find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
     present = {pair.group for pair, variable in pairs if variable is not None}
     architecture = _choose_architecture(mapping, present, options.head)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)}
-    stand_ins = [] if options.head is None else _stand_ins(mapping, pairs, local, loops)
     planner = _Planner(mapping, config, options, config_name)
     planner.check_patterns(taken.dropped)
     stands_for = {group.name: group.instead for group in mapping.group}
-    for lacking in sorted(wanted - present):
-        homes = [home for home in stand_ins if stands_for[home[0][0].group] == lacking]
+    lacks = sorted(wanted - present) if options.head is not None else []
+    fitting = stand_ins(mapping, pairs, local, loops) if lacks else []
+    for lacking in lacks:
+        homes = [home for home in fitting if stands_for[home[0][0].group] == lacking]
         if homes:
             planner.check_stand_in(lacking, homes)
             wanted ^= {lacking, homes[0][0][0].group}
@@ -158,14 +142,17 @@ def make_plan(
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
     planner.check_dtypes(written)
-    dropped = taken.dropped + planner.skip_others(pairs, written, taken, architecture, loops)
+    others = skip_others(mapping, options, taken, pairs, written, architecture, loops)
+    planner.reasons += others.reasons
+    planner.notes += others.notes
+    dropped = taken.dropped + others.dropped
     if planner.reasons:
         raise PlanError(*planner.reasons)
 
     groups = [group.name for group in mapping.group if group.name in wanted]
     tensors = {pair.tensor for pair, _ in written}
     strip = architecture.strip
-    doubts = planner.doubts(taken, pairs)
+    doubtful = doubts(mapping, taken, pairs)
     return Plan(
         mapping=mapping.name,
         architecture=architecture,
@@ -196,177 +183,16 @@ def make_plan(
                 for group in mapping.group
                 if group.instead and group.name in wanted
             ),
-            *doubts,
+            *doubtful,
         ],
-        doubts=doubts,
+        doubts=doubtful,
     )
 
 
-def fits(variables: Iterable[str], mapping: MappingFile) -> bool:
-    """Whether a checkpoint has all variables that the mapping is detected by, in one scope."""
-    return bool(_scopes(variables, mapping))
-
-
-def telling_names(
-    variables: Mapping[str, Variable], mapping: MappingFile | None, options: Options
-) -> dict[str, Variable]:
-    """The names that tell what model a checkpoint is, without a scope.
-
-    If a mapping fits, they are those inside of its model: a scope, a head or another model next to
-    it may be called like anything. If several models fit, there are none.
-
-    Args:
-        variables: those of the checkpoint, by name.
-        mapping: the rules; None if no mapping fits.
-        options: the caller's decisions.
-    """
-    why_dropped = dropper([*(mapping.drop if mapping else []), Drop([*options.drop], BY_CALLER)])
-    kept = {name: v for name, v in variables.items() if why_dropped(name) is None}
-    scopes = _scopes(kept, mapping) if mapping is not None else []
-    if mapping is None or not scopes:
-        return kept
-    if options.scope is None and len(scopes) > 1:
-        return {}
-    scope = scopes[0] if options.scope is None else _scope_of(options.scope)
-    starts = tuple(scope + folder for folder in mapping.folders)
-    return {name[len(scope) :]: v for name, v in kept.items() if name.startswith(starts)}
-
-
-def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:
-    """The scopes that have all variables that the mapping is detected by."""
-    found = [
-        {name.removesuffix(d) for name in variables if name == d or name.endswith(f"/{d}")}
-        for d in mapping.detects
-    ]
-    return sorted(set.intersection(*found))
-
-
-def _scope_of(given: str) -> str:
-    """A scope as the names start with it."""
-    scope = given.strip("/")
-    return f"{scope}/" if scope not in ("", ".") else ""
-
-
-class _Taken(Struct, frozen=True):
-    """The variables of one model."""
-
-    scope: str
-    local: dict[str, Variable]  # by their names within the scope
-    beyond: set[str]  # those of `local` that are outside of the scope, and of every other
-    dropped: list[Dropped]
-
-
-def _take_scope(
-    variables: Mapping[str, Variable], mapping: MappingFile, options: Options
-) -> _Taken:
-    """The scope of the model, its variables, and what is skipped.
-
-    What is outside of all scopes belongs to the model if there is only one. If the caller chooses
-    a scope, it is skipped, but for what a head needs that the caller chooses, too.
-    """
-    dropped = []
-    kept = {}
-    why_dropped = dropper([*mapping.drop, Drop([*options.drop], BY_CALLER)])
-    for name, variable in variables.items():
-        reason = why_dropped(name)
-        if reason is None:
-            kept[name] = variable
-        else:
-            dropped.append(Dropped(name, reason))
-    scopes = _scopes(kept, mapping)
-    shown = ", ".join(listed([scope or "/ (the root)" for scope in scopes]))
-    if not scopes:
-        by_drop = "; --drop skips it" if _scopes(variables, mapping) else ""
-        raise PlanError(
-            f"the checkpoint has no {joined(mapping.detects)}, by which the mapping {mapping.name}"
-            f" recognizes its models{by_drop or _nearest(mapping.detects[0], kept)}"
-        )
-    scope = scopes[0] if options.scope is None else _scope_of(options.scope)
-    if options.scope is None and len(scopes) > 1:
-        first, last = (scope.rstrip("/") or "/" for scope in (scopes[0], scopes[-1]))
-        raise PlanError(
-            f"the checkpoint has {len(scopes)} models, in the scopes {shown}."
-            f" Choose one with --scope, such as --scope {first} or --scope {last}"
-        )
-    if scope not in scopes:
-        raise PlanError(
-            f"--scope {options.scope!r}: no model is in this scope; the scopes are {shown}"
-        )
-    local, twice, beyond = {}, [], set()
-    folders = tuple(mapping.folders)
-    for name, variable in kept.items():
-        owner = max((s for s in scopes if name.startswith(s)), key=len, default=None)
-        if owner == scope:
-            local[name.removeprefix(scope)] = variable
-        elif owner is not None:
-            where = f"in the scope {owner}" if owner else f"outside the scope {scope}"
-            dropped.append(Dropped(name, where))
-        elif options.scope is None and scope + name in kept:
-            twice.append(name)
-        elif options.scope is None or not (
-            options.head is None or scope + name in kept or name.startswith(folders)
-        ):
-            local[name] = variable
-            beyond.add(name)
-        else:
-            dropped.append(Dropped(name, f"outside the scope {scope}"))
-    if twice:
-        raise PlanError(
-            f"the model is in the scope {scope}, and the checkpoint has {joined(twice)} both inside"
-            f" and outside of it. --scope {scope.rstrip('/')} skips what is outside"
-        )
-    return _Taken(scope, local, beyond, dropped)
-
-
-def _scope_notes(taken: _Taken, written: _Found) -> list[str]:
+def _scope_notes(taken: Taken, written: Found) -> list[str]:
     used = [v.name for _, v in written if v is not None and v.name in taken.beyond]
     outside = f"; {joined(used)} outside of it are taken, too" if used else ""
     return [f"the model is in the scope {taken.scope}{outside}"] if taken.scope else []
-
-
-def _stand_ins(
-    mapping: MappingFile, pairs: _Found, local: Mapping[str, Variable], loops: Mapping[str, int]
-) -> list[_Found]:
-    """The folders that have a group which stands for another, each as that group's pairs.
-
-    Their variables are outside of the model, no other rule finds them, and their shapes fit.
-    """
-    known = {variable.name for _, variable in pairs if variable is not None}
-    sizes: dict[object, int] = {}
-    for pair, variable in pairs:
-        if variable is not None:
-            for symbol, size in zip(pair.shape, variable.shape, strict=False):
-                sizes.setdefault(symbol, size)
-    folders = tuple(mapping.folders)
-    free = {
-        name: variable
-        for name, variable in local.items()
-        if variable.name not in known and not name.startswith(folders) and len(name) <= LONGEST_NAME
-    }
-    found = []
-    for group in mapping.group:
-        if not group.instead:
-            continue
-        expected = mapping.expand(loops, [group.name])
-        homes: dict[str, dict[str, tuple[Pair, Variable | None]]] = {}
-        for name, variable in free.items():
-            for pair in expected:
-                if any(wildcard(f"**/{alias}").fullmatch(name) for alias in pair.names):
-                    home = homes.setdefault(name.rpartition("/")[0], {})
-                    home.setdefault(pair.tensor, (pair, variable))
-        for home in homes.values():
-            own = dict(sizes)
-            if len(home) == len(expected) and all(
-                variable is not None
-                and len(variable.shape) == len(pair.shape)
-                and all(
-                    (s if isinstance(s, int) else own.setdefault(s, n)) == n
-                    for s, n in zip(pair.shape, variable.shape, strict=True)
-                )
-                for pair, variable in home.values()
-            ):
-                found.append([home[pair.tensor] for pair in expected])
-    return found
 
 
 def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str, int]:
@@ -388,24 +214,6 @@ def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str
             )
         sizes[symbol] = highest + 1
     return sizes
-
-
-def _find(pair: Pair, local: Mapping[str, Variable], ordered: Sequence[str]) -> Variable | None:
-    """The variable of a pair: by its original name, else by an alias that finds exactly one."""
-    for name in pair.names:
-        matches = [name] if name in local else list(_matching(name, ordered))
-        if len(matches) == 1:
-            return local[matches[0]]
-    return None
-
-
-def _matching(alias: str, ordered: Sequence[str]) -> Iterator[str]:
-    """Those of the sorted names that an alias with a `*` fits."""
-    prefix, star, _ = alias.partition("*")
-    if star:
-        after = islice(ordered, bisect_left(ordered, prefix), None)
-        near = takewhile(lambda name: name.startswith(prefix), after)
-        yield from (name for name in near if wildcard(alias).fullmatch(name))
 
 
 def _choose_architecture(mapping: MappingFile, present: set[str], head: str | None) -> Architecture:
@@ -472,7 +280,7 @@ class _Planner:
             for problem in pattern_problems(given)
         ]
 
-    def check_stand_in(self, group: str, homes: list[_Found]) -> None:
+    def check_stand_in(self, group: str, homes: list[Found]) -> None:
         """A reason if several folders could stand for a group."""
         if len(homes) > 1:
             names = [joined([v.name for _, v in home if v is not None]) for home in homes]
@@ -481,7 +289,7 @@ class _Planner:
                 f" {group}: {'; '.join(listed(names))}. Skip all but one with --drop"
             )
 
-    def check_presence(self, written: _Found, taken: _Taken, architecture: Architecture) -> None:
+    def check_presence(self, written: Found, taken: Taken, architecture: Architecture) -> None:
         """A reason for every group that lacks variables."""
         used = {variable.name for _, variable in written if variable is not None}
         free = sorted(name for name, variable in taken.local.items() if variable.name not in used)
@@ -504,17 +312,17 @@ class _Planner:
                 first = f"{needs} needs the {group}, and the checkpoint {none}:"
             lines = [first]
             for pair in lost[:MOST]:
-                several = [n for alias in pair.names for n in islice(_matching(alias, free), 3)]
+                several = [n for alias in pair.names for n in islice(matching(alias, free), 3)]
                 hint = f": {joined([*map(cut, several)])} fit equally well" if several else ""
                 for name in (taken.scope + pair.names[0], pair.names[0]):
                     if name in skipped:
                         hint = f": it exists and is skipped, {skipped[name]}"
-                lines.append(f"{pair.names[0]}{hint or _nearest(pair.names[0], free)}")
+                lines.append(f"{pair.names[0]}{hint or nearest(pair.names[0], free)}")
             if len(lost) > MOST:
                 lines.append(f"... and {len(lost) - MOST:,} more")
             self.reasons.append("\n  ".join(lines))
 
-    def check_uniqueness(self, written: _Found) -> None:
+    def check_uniqueness(self, written: Found) -> None:
         """A reason for every variable and every tensor that two rules claim."""
         tensors: dict[str, list[str]] = {}
         variables: dict[str, list[str]] = {}
@@ -530,7 +338,7 @@ class _Planner:
                 [f"{k} {become}: {joined(names)}" for k, names in claims.items() if len(names) > 1]
             )
 
-    def measure(self, written: _Found, loops: Mapping[str, int]) -> None:
+    def measure(self, written: Found, loops: Mapping[str, int]) -> None:
         """Take the sizes from the shapes; a shape that does not fit is a reason."""
         self.sizes.update(loops)
         for symbol, size in loops.items():
@@ -558,7 +366,7 @@ class _Planner:
                         self.evidence[symbol] = f"{variable.name} {list(shape)}"
         self.reasons += listed(wrong)
 
-    def _factorized(self, written: _Found) -> str:
+    def _factorized(self, written: Found) -> str:
         """That the word embeddings have another width than the layers; "" if they do not."""
         roles = self.mapping.roles
         table = next(
@@ -742,7 +550,7 @@ class _Planner:
             )
         return name, ""
 
-    def check_dtypes(self, written: _Found) -> None:
+    def check_dtypes(self, written: Found) -> None:
         """A reason for every weight that is not a floating-point number."""
         self.reasons += listed(
             [
@@ -750,140 +558,6 @@ class _Planner:
                 for _, variable in written
                 if variable is not None and variable.tf_dtype not in FLOATS
             ]
-        )
-
-    def skip_others(
-        self,
-        pairs: _Found,
-        written: _Found,
-        taken: _Taken,
-        architecture: Architecture,
-        loops: Mapping[str, int],
-    ) -> list[Dropped]:
-        """The variables that are not part of the class; a reason for those that may not be skipped.
-
-        A class without a head that the caller chooses leaves behind what is outside of the model.
-        Any other variable that no rule knows is a reason.
-        """
-        used = {variable.name for _, variable in written if variable is not None}
-        elsewhere = {variable.name: pair.group for pair, variable in pairs if variable is not None}
-        folders = self.mapping.folders
-        is_chosen = architecture.head == HEADLESS and self.options.head is not None
-        skipped, left, slots, inside, outside = [], [], [], [], []
-        for name, variable in taken.local.items():
-            if variable.name in used:
-                continue
-            if variable.name in elsewhere:
-                reason = f"{elsewhere[variable.name]}: not part of {architecture.name}"
-                skipped.append(Dropped(variable.name, reason))
-            elif name in taken.beyond and self.options.scope is not None:
-                skipped.append(Dropped(variable.name, f"outside the scope {taken.scope}"))
-            elif is_chosen and not name.startswith(tuple(folders)):
-                left.append(variable.name)
-            elif name.rpartition("/")[0] in taken.local:
-                slots.append((name, variable))
-            elif name.startswith(tuple(folders)):
-                inside.append((name, variable))
-            else:
-                outside.append((name, variable))
-        where = joined(folders)
-        if left:
-            reason = f"a head of its own, outside of {where}: not part of {architecture.name}"
-            skipped += [Dropped(name, reason) for name in left]
-            self.notes.append(
-                f"{_counted(len(left))} outside of {where}, which no rule of the mapping"
-                f" {self.mapping.name} knows, {'is' if len(left) == 1 else 'are'} left behind:"
-                f" {_folded(left)}"
-            )
-        if inside:
-            self._list_unknown(inside, written)
-            drops = _drop_options(variable.name for _, variable in inside)
-            self.reasons.append(
-                f"What is inside of {where} is part of what the model computes, so --head"
-                f" {HEADLESS} does not leave it behind. To skip variables that are not weights, use"
-                f" {drops} or add a [[drop]] to a copy of the mapping"
-            )
-        if outside:
-            self.reasons.append(
-                f"the checkpoint has a head of its own: {_counted(len(outside))} outside of {where}"
-            )
-            self._list_unknown(outside, written)
-            self.reasons.append(
-                _remedy_outside(outside, taken, self._offers(outside, pairs, taken, loops))
-            )
-        if slots:
-            self._list_unknown(slots, written)
-            drops = _drop_options(f"**/{name.rpartition('/')[2]}" for name, _ in slots)
-            self.reasons.append(
-                f"They are named like slots of an optimizer. To skip them, use {drops} or add a"
-                " [[drop]] to a copy of the mapping"
-            )
-        return skipped
-
-    def _list_unknown(self, unknown: list[tuple[str, Variable]], written: _Found) -> None:
-        self.reasons += [self._unknown(*item, written) for item in unknown[:MOST]]
-        if len(unknown) > MOST:
-            self.reasons.append(f"... and {len(unknown) - MOST:,} more unknown variables")
-
-    def _offers(
-        self,
-        unknown: list[tuple[str, Variable]],
-        pairs: _Found,
-        taken: _Taken,
-        loops: Mapping[str, int],
-    ) -> list[str]:
-        """What each --head would do about variables that no rule knows."""
-        offers = []
-        if self.mapping.headless is not None:
-            offers.append(f"--head {HEADLESS} converts the model without it")
-        present = {pair.group for pair, variable in pairs if variable is not None}
-        stand_ins = _stand_ins(self.mapping, pairs, taken.local, loops)
-        names = sorted(variable.name for _, variable in unknown)
-        if len(stand_ins) == 1 and names == sorted(v.name for _, v in stand_ins[0] if v):
-            group = next(g for g in self.mapping.group if g.name == stand_ins[0][0][0].group)
-            heads = [
-                f"--head {a.head}"
-                for a in self.mapping.architecture
-                if a.head and group.instead in a.groups
-                if present.issuperset({*a.groups} - {group.instead})
-            ]
-            if heads:
-                offers.append(f"{' or '.join(heads)} takes it as the {group.instead}")
-        return offers
-
-    def doubts(self, taken: _Taken, pairs: _Found) -> list[str]:
-        """What the caller skipped although the model may compute something else without it."""
-        known = {taken.scope + name for pair, _ in pairs for name in pair.names}
-        folders = self.mapping.folders
-        starts = tuple(taken.scope + folder for folder in folders)
-        names = [
-            drop.variable
-            for drop in taken.dropped
-            if drop.reason == BY_CALLER
-            and drop.variable.startswith(starts)
-            and drop.variable not in known
-        ]
-        if not names:
-            return []
-        return [
-            f"{_counted(len(names))} inside of {joined(folders)}, which no rule of the mapping"
-            f" {self.mapping.name} knows, {'was' if len(names) == 1 else 'were'} skipped by the"
-            f" caller: {_folded(names)}. If they are more than slots of an optimizer, the model"
-            " computes something else than the checkpoint"
-        ]
-
-    def _unknown(self, name: str, variable: Variable, written: _Found) -> str:
-        shown = f"{cut(variable.name)} ({variable.tf_dtype} {list(variable.shape)})"
-        loose = {group.name for group in self.mapping.group if group.instead}
-        for pair, other in written:
-            if (
-                other is not None
-                and pair.group not in loose
-                and any(alias == name or any(_matching(alias, [name])) for alias in pair.names)
-            ):
-                return f"{shown} and {other.name} are the same tensor, {pair.tensor}"
-        return f"{shown} is unknown to the mapping {self.mapping.name}" + _nearest(
-            name, [pair.names[0] for pair, _ in written]
         )
 
 
@@ -897,47 +571,6 @@ def _entry(pair: Pair, variable: Variable, strip: str, dtype: str) -> Entry:
         shape=TRANSFORMS[pair.op].shape(variable.shape),
         dtype=variable.tf_dtype if dtype == "keep" else dtype,
     )
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} {'variable' if count == 1 else 'variables'}"
-
-
-def _folded(names: Iterable[str]) -> str:
-    from .fold import fold
-
-    return joined([cut(name) for (name,), _, _ in fold(((name,), None) for name in names)])
-
-
-def _remedy_outside(
-    unknown: list[tuple[str, Variable]], taken: _Taken, offers: Sequence[str]
-) -> str:
-    """What to do about unknown variables that are a head of some kind."""
-    patterns = []
-    for name, variable in unknown:
-        folder, slash, _ = name.partition("/")
-        start = "" if name in taken.beyond else taken.scope
-        patterns.append(f"{start}{folder}/**/*" if slash else variable.name)
-    drop = f"{_drop_options(patterns)} or a [[drop]] in a copy of the mapping skips it"
-    return ". ".join([*offers, drop])
-
-
-def _drop_options(patterns: Iterable[str]) -> str:
-    """The options that skip variables, if they can be typed and are few."""
-    different = [*dict.fromkeys(islice(patterns, 1000))]
-    if len(different) > 3 or not all(
-        re.fullmatch(r"[\w./-]+|[\w./-]*\*\*/[\w.*-]+", pattern) and len(pattern) <= 60
-        for pattern in different
-    ):
-        return "--drop PATTERN"
-    return " ".join(f"--drop '{pattern}'" for pattern in different)
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
-    found = get_close_matches(name, islice(names, 1000), 1)
-    return f" (nearest: {found[0]})" if found else ""
 
 
 _OFFER = (

@@ -13,7 +13,8 @@ from .errors import CheckpointError, MappingError, PlanError
 from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
-from .plan import Plan, fits, make_plan, telling_names
+from .plan import Plan, make_plan
+from .scope import fits, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import as_text, joined

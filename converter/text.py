@@ -1,6 +1,7 @@
 """Text: lists of names that stay short, and paths that are not UTF-8."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 MOST = 12
 """The number of items that a message shows unless it says otherwise."""
@@ -57,3 +58,11 @@ def _escaped(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_escaped(item) for item in value]
     return value
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that is most like another, as the end of a message; "" if none is."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, islice(names, 1000), 1)
+    return f" (nearest: {found[0]})" if found else ""

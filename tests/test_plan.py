@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bertconvert import MappingError, Options, Plan, PlanError, Variable, open_checkpoint
 from bertconvert.converter.mapping import MappingFile, builtin_mappings, load_mapping
-from bertconvert.converter.plan import fits, make_plan
+from bertconvert.converter.plan import make_plan
+from bertconvert.converter.scope import fits
 from bertconvert.converter.tokenizers.registry import Role, SpecialToken
 
 BERT = load_mapping(builtin_mappings()["bert"])

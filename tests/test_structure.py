@@ -77,7 +77,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("checkpoint",),
     ("mapping", "tokenizers", "models"),
     ("opening",),
-    ("plan", "other_models"),
+    ("plan", "scope", "unknown", "other_models"),
     ("prepare",),
     ("releases", "safetensors_writer"),
     ("model_card",),

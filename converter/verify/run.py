@@ -15,8 +15,8 @@ from ..errors import PlanError, VerificationError
 from ..layout import CONFIG, MODEL_FILES
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
-from ..plan import BY_CALLER
 from ..prepare import Prepared, prepare
+from ..scope import BY_CALLER
 from ..storage.files import Progress
 from ..storage.location import parse_location
 from ..tokenizers.registry import load_tokenizer

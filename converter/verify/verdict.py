@@ -4,7 +4,7 @@ import math
 
 from msgspec import Struct
 
-from ..plan import Dropped
+from ..scope import Dropped
 
 SAME_FUNCTION = 1e-11
 """The largest relative difference in float64 of two sides that compute the same."""

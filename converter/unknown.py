@@ -1,0 +1,251 @@
+"""What becomes of variables that no rule of the class takes: skipped, or a reason against it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+
+from msgspec import Struct
+
+from .checkpoint.variable import Variable
+from .mapping import HEADLESS, LONGEST_NAME, Architecture, MappingFile, Pair, wildcard
+from .options import Options
+from .scope import BY_CALLER, Dropped, Found, Taken, matching
+from .text import MOST, cut, joined, nearest
+
+_Unknown = list[tuple[str, Variable]]  # by their names within the scope
+
+
+def stand_ins(
+    mapping: MappingFile, pairs: Found, local: Mapping[str, Variable], loops: Mapping[str, int]
+) -> list[Found]:
+    """The folders that have a group which stands for another, each as that group's pairs.
+
+    Their variables are outside of the model, no other rule finds them, and their shapes fit.
+    """
+    known = {variable.name for _, variable in pairs if variable is not None}
+    sizes: dict[object, int] = {}
+    for pair, variable in pairs:
+        if variable is not None:
+            for symbol, size in zip(pair.shape, variable.shape, strict=False):
+                sizes.setdefault(symbol, size)
+    folders = tuple(mapping.folders)
+    free = {
+        name: variable
+        for name, variable in local.items()
+        if variable.name not in known and not name.startswith(folders) and len(name) <= LONGEST_NAME
+    }
+    found = []
+    for group in mapping.group:
+        if not group.instead:
+            continue
+        expected = mapping.expand(loops, [group.name])
+        homes: dict[str, dict[str, tuple[Pair, Variable | None]]] = {}
+        for name, variable in free.items():
+            for pair in expected:
+                if any(wildcard(f"**/{alias}").fullmatch(name) for alias in pair.names):
+                    home = homes.setdefault(name.rpartition("/")[0], {})
+                    home.setdefault(pair.tensor, (pair, variable))
+        for home in homes.values():
+            own = dict(sizes)
+            if len(home) == len(expected) and all(
+                variable is not None
+                and len(variable.shape) == len(pair.shape)
+                and all(
+                    (s if isinstance(s, int) else own.setdefault(s, n)) == n
+                    for s, n in zip(pair.shape, variable.shape, strict=True)
+                )
+                for pair, variable in home.values()
+            ):
+                found.append([home[pair.tensor] for pair in expected])
+    return found
+
+
+class Skipped(Struct, frozen=True):
+    """What becomes of the variables that are not written."""
+
+    dropped: list[Dropped]
+    reasons: list[str]  # why some may not be skipped
+    notes: list[str]  # facts that a person should know
+
+
+def skip_others(
+    mapping: MappingFile,
+    options: Options,
+    taken: Taken,
+    pairs: Found,
+    written: Found,
+    architecture: Architecture,
+    loops: Mapping[str, int],
+) -> Skipped:
+    """Skip what is not part of the class, or say why it may not be skipped.
+
+    A class without a head that the caller chooses leaves behind what is outside of the model. Any
+    other variable that no rule knows is a reason.
+
+    Args:
+        mapping: the rules.
+        options: the caller's decisions.
+        taken: the model's variables.
+        pairs: all pairs of the mapping, but for those of groups that stand for others.
+        written: the pairs of the class.
+        architecture: the class.
+        loops: the sizes that names tell.
+    """
+    reasons: list[str] = []
+    notes: list[str] = []
+    used = {variable.name for _, variable in written if variable is not None}
+    elsewhere = {variable.name: pair.group for pair, variable in pairs if variable is not None}
+    folders = mapping.folders
+    is_chosen = architecture.head == HEADLESS and options.head is not None
+    skipped, left, slots, inside, outside = [], [], [], [], []
+    for name, variable in taken.local.items():
+        if variable.name in used:
+            continue
+        if variable.name in elsewhere:
+            reason = f"{elsewhere[variable.name]}: not part of {architecture.name}"
+            skipped.append(Dropped(variable.name, reason))
+        elif name in taken.beyond and options.scope is not None:
+            skipped.append(Dropped(variable.name, f"outside the scope {taken.scope}"))
+        elif is_chosen and not name.startswith(tuple(folders)):
+            left.append(variable.name)
+        elif name.rpartition("/")[0] in taken.local:
+            slots.append((name, variable))
+        elif name.startswith(tuple(folders)):
+            inside.append((name, variable))
+        else:
+            outside.append((name, variable))
+    where = joined(folders)
+    if left:
+        reason = f"a head of its own, outside of {where}: not part of {architecture.name}"
+        skipped += [Dropped(name, reason) for name in left]
+        notes.append(
+            f"{_counted(len(left))} outside of {where}, which no rule of the mapping"
+            f" {mapping.name} knows, {'is' if len(left) == 1 else 'are'} left behind:"
+            f" {_folded(left)}"
+        )
+    if inside:
+        reasons += _list_unknown(mapping, inside, written)
+        drops = _drop_options(variable.name for _, variable in inside)
+        reasons.append(
+            f"What is inside of {where} is part of what the model computes, so --head"
+            f" {HEADLESS} does not leave it behind. To skip variables that are not weights, use"
+            f" {drops} or add a [[drop]] to a copy of the mapping"
+        )
+    if outside:
+        reasons.append(
+            f"the checkpoint has a head of its own: {_counted(len(outside))} outside of {where}"
+        )
+        reasons += _list_unknown(mapping, outside, written)
+        reasons.append(
+            _remedy_outside(outside, taken, _offers(mapping, outside, pairs, taken, loops))
+        )
+    if slots:
+        reasons += _list_unknown(mapping, slots, written)
+        drops = _drop_options(f"**/{name.rpartition('/')[2]}" for name, _ in slots)
+        reasons.append(
+            f"They are named like slots of an optimizer. To skip them, use {drops} or add a"
+            " [[drop]] to a copy of the mapping"
+        )
+    return Skipped(skipped, reasons, notes)
+
+
+def _list_unknown(mapping: MappingFile, unknown: _Unknown, written: Found) -> list[str]:
+    lines = [_describe(mapping, *item, written) for item in unknown[:MOST]]
+    rest = len(unknown) - MOST
+    return [*lines, f"... and {rest:,} more unknown variables"] if rest > 0 else lines
+
+
+def _offers(
+    mapping: MappingFile,
+    unknown: _Unknown,
+    pairs: Found,
+    taken: Taken,
+    loops: Mapping[str, int],
+) -> list[str]:
+    """What each --head would do about variables that no rule knows."""
+    offers = []
+    if mapping.headless is not None:
+        offers.append(f"--head {HEADLESS} converts the model without it")
+    present = {pair.group for pair, variable in pairs if variable is not None}
+    homes = stand_ins(mapping, pairs, taken.local, loops)
+    names = sorted(variable.name for _, variable in unknown)
+    if len(homes) == 1 and names == sorted(v.name for _, v in homes[0] if v):
+        group = next(g for g in mapping.group if g.name == homes[0][0][0].group)
+        heads = [
+            f"--head {a.head}"
+            for a in mapping.architecture
+            if a.head and group.instead in a.groups
+            if present.issuperset({*a.groups} - {group.instead})
+        ]
+        if heads:
+            offers.append(f"{' or '.join(heads)} takes it as the {group.instead}")
+    return offers
+
+
+def doubts(mapping: MappingFile, taken: Taken, pairs: Found) -> list[str]:
+    """What the caller skipped although the model may compute something else without it."""
+    known = {taken.scope + name for pair, _ in pairs for name in pair.names}
+    folders = mapping.folders
+    starts = tuple(taken.scope + folder for folder in folders)
+    names = [
+        drop.variable
+        for drop in taken.dropped
+        if drop.reason == BY_CALLER
+        and drop.variable.startswith(starts)
+        and drop.variable not in known
+    ]
+    if not names:
+        return []
+    return [
+        f"{_counted(len(names))} inside of {joined(folders)}, which no rule of the mapping"
+        f" {mapping.name} knows, {'was' if len(names) == 1 else 'were'} skipped by the"
+        f" caller: {_folded(names)}. If they are more than slots of an optimizer, the model"
+        " computes something else than the checkpoint"
+    ]
+
+
+def _describe(mapping: MappingFile, name: str, variable: Variable, written: Found) -> str:
+    shown = f"{cut(variable.name)} ({variable.tf_dtype} {list(variable.shape)})"
+    loose = {group.name for group in mapping.group if group.instead}
+    for pair, other in written:
+        if (
+            other is not None
+            and pair.group not in loose
+            and any(alias == name or any(matching(alias, [name])) for alias in pair.names)
+        ):
+            return f"{shown} and {other.name} are the same tensor, {pair.tensor}"
+    return f"{shown} is unknown to the mapping {mapping.name}" + nearest(
+        name, [pair.names[0] for pair, _ in written]
+    )
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} {'variable' if count == 1 else 'variables'}"
+
+
+def _folded(names: Iterable[str]) -> str:
+    from .fold import fold
+
+    return joined([cut(name) for (name,), _, _ in fold(((name,), None) for name in names)])
+
+
+def _remedy_outside(unknown: _Unknown, taken: Taken, offers: Sequence[str]) -> str:
+    """What to do about unknown variables that are a head of some kind."""
+    patterns = []
+    for name, variable in unknown:
+        folder, slash, _ = name.partition("/")
+        start = "" if name in taken.beyond else taken.scope
+        patterns.append(f"{start}{folder}/**/*" if slash else variable.name)
+    drop = f"{_drop_options(patterns)} or a [[drop]] in a copy of the mapping skips it"
+    return ". ".join([*offers, drop])
+
+
+def _drop_options(patterns: Iterable[str]) -> str:
+    """The options that skip variables, if they can be typed and are few."""
+    different = [*dict.fromkeys(islice(patterns, 1000))]
+    if len(different) > 3 or not all(
+        re.fullmatch(r"[\w./-]+|[\w./-]*\*\*/[\w.*-]+", pattern) and len(pattern) <= 60
+        for pattern in different
+    ):
+        return "--drop PATTERN"
+    return " ".join(f"--drop '{pattern}'" for pattern in different)
