@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from . import __version__
-from .converter.choices import LEVELS, Activation, DType, Format
+from .converter.choices import LEVELS, Activation, DType, Format, Step
 from .converter.interrupts import STOPS
 from .converter.terminal import (
     Board,
@@ -218,6 +218,26 @@ def _with_options(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
     return add
 
 
+class _Step(click.ParamType[Any]):
+    """A training step, or `latest`."""
+
+    name = "step"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "latest" or isinstance(value, int):
+            return value
+        if value.isascii() and value.isdigit() and len(value) <= 18:
+            return int(value)
+        self.fail(f"{value!r} is neither a number nor latest", param, ctx)
+
+
+_step_option = click.option(
+    "--step",
+    type=_Step(),
+    metavar="N|latest",
+    help="The training step, if CKPT has several.  [default: as the file checkpoint says]",
+)
+
 # The options of a conversion are the fields of `Options`; a test compares the two.
 _source_options = _with_options(
     [
@@ -238,6 +258,7 @@ _source_options = _with_options(
             help="Skip these variables, such as 'my_head/*'. Repeatable.",
         ),
         click.option("--scope", help="The scope of the model, if CKPT has several."),
+        _step_option,
         click.option(
             "--num-heads",
             type=click.IntRange(1),
@@ -594,9 +615,10 @@ def verify(
 
 @cli.command()
 @click.argument("ckpt")
+@_step_option
 @_json_option
 @_debug_option
-def inspect(ckpt: str, as_json: bool) -> None:
+def inspect(ckpt: str, step: Step | None, as_json: bool) -> None:
     """Show the variables of CKPT: names, dtypes, shapes, bytes.
 
     \b
@@ -606,7 +628,7 @@ def inspect(ckpt: str, as_json: bool) -> None:
     from .converter.opening import open_checkpoint
 
     with Progress(as_json) as progress:
-        checkpoint = open_checkpoint(ckpt, progress=progress)
+        checkpoint = open_checkpoint(ckpt, progress=progress, step=step)
     show_checkpoint(checkpoint, as_json)
 
 

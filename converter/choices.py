@@ -6,6 +6,7 @@ Activation = Literal["auto", "tanh", "erf"]
 DType = Literal["keep", "float64", "float32", "float16", "bfloat16"]
 Format = Literal["safetensors", "bin"]
 Level = Literal["weights", "outputs", "gradients"]
+Step = int | Literal["latest"]
 
 LEVELS: tuple[str, ...] = get_args(Level)
 """The levels of a proof, each on top of those before it."""

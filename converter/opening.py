@@ -6,6 +6,7 @@ It is apart from `prepare`, so that reading a checkpoint on disk imports nothing
 import os
 
 from .checkpoint import Checkpoint, reader
+from .choices import Step
 from .storage.files import Progress
 from .storage.location import Url, parse_location
 
@@ -15,6 +16,7 @@ def open_checkpoint(
     *,
     verify_checksums: bool = True,
     progress: Progress | None = None,
+    step: Step | None = None,
 ) -> Checkpoint:
     """Open a TensorFlow checkpoint; only its index is read.
 
@@ -24,6 +26,8 @@ def open_checkpoint(
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
             the index, and of a V1 file's blocks, always are.
         progress: told of the bytes that are downloaded, or unpacked from an archive.
+        step: the training step to choose if there are several, such as 343 for `model.ckpt-343`,
+            or `latest`. It goes over the file `checkpoint`.
 
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
@@ -33,6 +37,7 @@ def open_checkpoint(
         verify_checksums=verify_checksums,
         progress=progress,
         expected=expected_names(path),
+        step=step,
     )
 
 

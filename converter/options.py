@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .choices import Activation, DType, Format
+from .choices import Activation, DType, Format, Step
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +19,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     mapping: str | None = None
     """A built-in mapping's name, or the path of a mapping file."""
+    step: Step | None = None
+    """The training step to choose if there are several checkpoints, such as 343 for
+    `model.ckpt-343`, or `latest`. By default, the file `checkpoint` tells."""
     config: Path | None = None
     """The original code's config file. By default, the one next to the checkpoint."""
     vocab: Path | None = None

@@ -70,7 +70,7 @@ def prepare(
         TypeError, ValueError: there is no such option, or its value is wrong.
     """
     options = make_options(changes, options)
-    checkpoint = open_checkpoint(path, progress=progress)
+    checkpoint = open_checkpoint(path, progress=progress, step=options.step)
     mapping, digest = choose_mapping(checkpoint, options)
     try:
         return _prepare(checkpoint, mapping, digest, options)

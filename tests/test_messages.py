@@ -199,6 +199,20 @@ def checkpoints(t: Transcript) -> None:
     t.run("inspect two", "a file `checkpoint` that names none of them")
     (two / "model-2.ckpt.index.crdownload").write_bytes(b"")
     t.run("inspect two/model-2.ckpt.index.crdownload")
+    steps = changed("pretraining", "steps")
+    for step in (5, 10):
+        for ending in (".index", ".data-00000-of-00001"):
+            shutil.copy(steps / f"bert_model.ckpt{ending}", steps / f"model.ckpt-{step}{ending}")
+    for name in (INDEX, DATA):
+        (steps / name).unlink()
+    t.run("inspect steps", "several steps")
+    t.run("inspect steps/model.ckpt")
+    t.run("inspect steps --step 7")
+    t.run("inspect steps --step last")
+    (steps / "model.ckpt-10.index").unlink()
+    (steps / "model.ckpt-10.data-00000-of-00001").rename(steps / "model.ckpt-5")
+    (steps / "model.ckpt-5.data-00000-of-00001").unlink()
+    t.run("tf2pt steps out", "the data file is called like the prefix")
     changed("pretraining", "cut-index", lambda c: truncate(c / INDEX, 0.5))
     t.run("inspect cut-index")
     changed("pretraining", "bad-index", lambda c: overwrite(c / INDEX, 40, b"damage"))

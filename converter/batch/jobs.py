@@ -81,7 +81,8 @@ def from_sources(
     """
     for source in sources:
         try:
-            for found in find_checkpoints(source, progress, expected_names(source)):
+            expected = expected_names(source)
+            for found in find_checkpoints(source, progress, expected, options.step):
                 yield Job(as_text(found.name), found.path, options, found.nbytes, found.index)
         except CheckpointError as error:
             name = os.path.basename(source.rstrip("/")).lstrip(".") or "source"

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from ..choices import Step
 from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
 from ..storage.files import Directory, File, Folder, Progress
 from ..storage.location import Location, Url, parse_location
-from .locate import Located, all_in, locate
+from .locate import Located, Search, all_in, locate
 from .names import may_be_index, prefix_of
 
 T = TypeVar("T")
@@ -29,7 +30,10 @@ class Found(Struct, frozen=True):
 
 
 def find_checkpoints(
-    source: str, progress: Progress | None = None, expected: Sequence[str] = ()
+    source: str,
+    progress: Progress | None = None,
+    expected: Sequence[str] = (),
+    step: Step | None = None,
 ) -> list[Found]:
     """Find all the checkpoints that `source` means, in the order of their paths.
 
@@ -42,18 +46,20 @@ def find_checkpoints(
             many, or a pattern such as `models/*.zip` (`**` matches any number of folders).
         progress: told of the bytes that are unpacked from an archive.
         expected: as for `open_checkpoint`.
+        step: as for `open_checkpoint`.
 
     Raises:
         CheckpointError: there is no checkpoint, or the source can't be read.
     """
+    search = Search(step, progress, expected)
     location = parse_location(source)
     places = location.expand(may_be_index)
     if not places:
         raise CheckpointError(f"{location.shown} matches no file")
     if places == [location]:
-        found = _search(location, progress) or [_given(location, progress, expected)]
+        found = _search(location, search) or [_given(location, search)]
     else:
-        found = [one for place in places for one in _matched(place, progress, expected)]
+        found = [one for place in places for one in _matched(place, search)]
     if not found:
         raise CheckpointError(
             f"{location.shown} matches no checkpoint: a checkpoint is a file .index with its"
@@ -65,21 +71,21 @@ def find_checkpoints(
     return list(once.values())
 
 
-def _search(place: Location, progress: Progress | None) -> list[Found]:
+def _search(place: Location, search: Search) -> list[Found]:
     """The checkpoints in a folder or an archive.
 
     Raises:
         CheckpointError: it can't be searched.
     """
     if place.name.endswith(ARCHIVES) and place.kind() == "file":
-        return _in_archive(place, place.open(), progress)
+        return _in_archive(place, place.open(), search)
     jobs: list[Callable[[], list[Found]]] = []
     for location, names in place.walk(may_be_index):
         folder = location.folder(is_wanted=may_be_index, files=names)
-        jobs.append(partial(_in_folder, location, folder, location.absolute().name))
+        jobs.append(partial(_in_folder, location, folder, location.absolute().name, search))
         for name in names:
             if name.endswith(ARCHIVES) and not name.startswith("."):
-                jobs.append(partial(_in_any_archive, location.join(name), progress))
+                jobs.append(partial(_in_any_archive, location.join(name), search))
     return [one for found in _run(jobs, isinstance(place, Url)) for one in found]
 
 
@@ -94,77 +100,76 @@ def _run(jobs: list[Callable[[], T]], in_threads: bool) -> Iterator[T]:
         yield from threads.map(lambda job: job(), jobs)
 
 
-def _given(place: Location, progress: Progress | None, expected: Sequence[str]) -> Found:
+def _given(place: Location, search: Search) -> Found:
     """The checkpoint of a path, with the name that a search would give it."""
-    located = locate(str(place), progress, expected)
+    located = locate(str(place), search.progress, search.expected, search.step)
     folder = located.folder
     own_name = _stem(parse_location(folder.path).absolute().name)
-    name = _name(located, all_in(folder), own_name)
+    name = _name(located, all_in(folder, search.step), own_name)
     return Found(str(place), name, _index(located), _nbytes(located))
 
 
-def _matched(place: Location, progress: Progress | None, expected: Sequence[str]) -> list[Found]:
+def _matched(place: Location, search: Search) -> list[Found]:
     """The checkpoints of one match of a pattern, which may be a file next to a checkpoint."""
     if place.name.endswith(ARCHIVES):
-        return _in_any_archive(place, progress)
-    if place.kind(may_be_index) == "folder" and (found := _search(place, progress)):
+        return _in_any_archive(place, search)
+    if place.kind(may_be_index) == "folder" and (found := _search(place, search)):
         return found
     try:
-        one = _given(place, progress, expected)
+        one = _given(place, search)
     except CheckpointError:
         return []
     path = one.path if isinstance(place, Url) else one.index
     return [Found(path, one.name, one.index, one.nbytes)]
 
 
-def _in_any_archive(
-    place: Location, progress: Progress | None, file: File | None = None
-) -> list[Found]:
+def _in_any_archive(place: Location, search: Search, file: File | None = None) -> list[Found]:
     """The checkpoints in an archive, or the archive if it can't be opened.
 
     Args:
         place: the archive.
-        progress: told of the bytes that are unpacked.
+        search: what is looked for.
         file: the archive, opened; by default `place` is.
     """
     try:
-        return _in_archive(place, file or place.open(), progress)
+        return _in_archive(place, file or place.open(), search)
     except CheckpointError:
         return [Found(str(place), _stem(place.name), place.resolved().shown)]
 
 
-def _in_archive(place: Location, file: File, progress: Progress | None) -> list[Found]:
+def _in_archive(place: Location, file: File, search: Search) -> list[Found]:
     """The checkpoints in an archive.
 
     Raises:
         CheckpointError: it is damaged, or not an archive.
     """
     name = _stem(place.name)
-    folder = archive(file, progress)
+    folder = archive(file, search.progress)
     if folder is None:
         raise CheckpointError(f"{file.name} is neither a zip nor a tar")
-    found = _in_folder(place, folder, name)
+    found = _in_folder(place, folder, name, search)
     for inner in folder.names():
         inside = place.join(inner)
         if inner.endswith(ARCHIVES) and is_packed(folder, inner):
             # Opening it here would take as long as converting it.
             found.append(Found(str(inside), _stem(inside.name), inside.resolved().shown))
         elif inner.endswith(ARCHIVES):
-            found += _in_any_archive(inside, progress, folder.open(inner))
+            found += _in_any_archive(inside, search, folder.open(inner))
     if len(found) == 1:  # the archive is named after it
         return [Found(found[0].path, name, found[0].index, file.size)]
     return found
 
 
-def _in_folder(place: Location, folder: Folder, own_name: str) -> list[Found]:
+def _in_folder(place: Location, folder: Folder, own_name: str, search: Search) -> list[Found]:
     """The checkpoints that a folder lists.
 
     Args:
         place: the folder.
         folder: the same folder, opened.
         own_name: the name of a checkpoint directly in it.
+        search: what is looked for.
     """
-    inside = all_in(folder)
+    inside = all_in(folder, search.step)
     found = []
     for one in inside:
         base = os.path.dirname(one.prefix)

@@ -1,24 +1,27 @@
 """Finds the files of the one checkpoint that a path means.
 
-The path may be a folder, a prefix, any file of the checkpoint or an archive. Files may be renamed
-copies (`model.ckpt (1).index`), and the file `checkpoint` may name a path on another machine.
+docs/checkpoint-format.md has the rules in one table, in the order of `locate`, `_of_name` and
+`_choose`. Files may be renamed copies (`model.ckpt (1).index`), and the file `checkpoint` may name
+a path on another machine.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..choices import Step
 from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
 from ..storage.files import Directory, File, Folder, Progress, Subfolder
 from ..storage.location import Location, Url, parse_location
 from .names import (
     INDEX,
-    copy_mark,
     files_of,
+    index_of,
     is_index,
     is_of_a_set,
     is_unfinished,
@@ -27,22 +30,27 @@ from .names import (
     num_v1_shards,
     other_format,
     prefix_of,
-    shard_name,
+    shard_of,
+    step_of,
     unmarked,
     v1_prefix_of,
+    without_step,
 )
-from .sstable import is_table
+from .protos import Malformed
+from .sstable import Table, is_table
+from .state_file import LARGEST, STATE, latest_path
 
 _MOST_NAMES = 12  # in a message
 _USUAL_PREFIX = "model.ckpt"  # TensorFlow's, to ask for in a folder that is not listed
 _MOST_OPENED = 100  # remote files to find a V1 checkpoint in; each takes two requests
+_V1_HEADER = b"\x0a"  # the first byte of SavedTensorSlices.meta; a V2 header begins with another
 
 
 class Located(Struct, frozen=True):
     """The files of one checkpoint."""
 
     folder: Folder
-    prefix: str  # within the folder, with `/` between parts, without the mark of a copy
+    prefix: str  # within the folder, with `/` between parts
     index_name: str  # the file that lists the variables; the first of a V1 checkpoint's files
     note: str = ""  # what a person should know of the choice
     table_names: tuple[str, ...] = ()  # the files of a V1 checkpoint
@@ -72,7 +80,7 @@ class Located(Struct, frozen=True):
             CheckpointError: one is missing or can't be opened.
         """
         wanted, found = num_v1_shards(self.table_names[0]), len(self.table_names)
-        if wanted not in (1, found):
+        if self.prefix != self.table_names[0] and wanted != found:
             raise CheckpointError(
                 f"{self.name} has {wanted:,} files, and only {found:,} of them exist:"
                 f" {', '.join(_shorten(list(self.table_names)))}"
@@ -87,7 +95,7 @@ class Located(Struct, frozen=True):
         return found
 
     def shard(self, shard: int, num_shards: int, copies: dict[str, list[str]]) -> File:
-        """Open a data file.
+        """Open a data file: the one that is called like the index, else its only copy.
 
         Args:
             shard: its number, from 0.
@@ -97,11 +105,11 @@ class Located(Struct, frozen=True):
         Raises:
             CheckpointError: it is missing, or several copies of it exist.
         """
-        wanted = shard_name(self.prefix, shard, num_shards)
-        found = copies.get(wanted, [])
-        same_mark = [name for name in found if copy_mark(name) == copy_mark(self.index_name)]
-        if len(found) > 1:
-            found = same_mark or [name for name in found if name == wanted] or found
+        wanted = shard_of(self.index_name, shard, num_shards)
+        found = copies.get(unmarked(wanted), [])
+        for exact in (wanted, unmarked(wanted)):
+            if exact in found:
+                found = [exact]
         if not found and not self.folder.listed:
             return self.folder.open(wanted)
         if len(found) == 1:
@@ -109,9 +117,10 @@ class Located(Struct, frozen=True):
         path = os.path.join(self.folder.path, wanted)
         if found:
             raise CheckpointError(f"{path} exists more than once: {', '.join(found)}")
+        hint = f" If {self.name} is this file, rename it." if self.prefix in copies else ""
         raise CheckpointError(
             f"{path} is missing; the index {self.index_name} needs it for the variables' data."
-            f" {_present(self.folder, os.path.dirname(self.prefix))}"
+            f"{hint} {_present(self.folder, os.path.dirname(self.prefix))}"
         )
 
     def companion(self, name: str, pattern: str) -> File | None:
@@ -132,7 +141,34 @@ class Located(Struct, frozen=True):
         return self.folder.open(found[0]) if found else None
 
 
-def locate(path: str, progress: Progress | None = None, expected: Sequence[str] = ()) -> Located:
+class Search(Struct, frozen=True):
+    """What is looked for, besides the path."""
+
+    step: Step | None = None
+    progress: Progress | None = None  # told of the bytes that are downloaded or unpacked
+    expected: Sequence[str] = ()  # names to ask for in a remote folder that lists none
+
+    def folder(self, location: Location, name: str = "") -> Folder:
+        """A folder, in which `name` is looked for."""
+        return location.folder(self.names_to_ask_for(name), may_be_index)
+
+    def names_to_ask_for(self, name: str) -> list[str]:
+        """The names of files that may be in a folder that is not listed."""
+        prefixes = [n.removesuffix(INDEX) for n in self.expected if n.endswith(INDEX)]
+        prefixes.append(_USUAL_PREFIX)
+        if isinstance(self.step, int):
+            prefixes = [f"{prefix}-{self.step}" for prefix in filter(None, [name, *prefixes])]
+        names = files_of(name) if name else []
+        names += [file for prefix in prefixes for file in files_of(prefix)]
+        return [*names, STATE, *(n for n in self.expected if not n.endswith(INDEX))]
+
+
+def locate(
+    path: str,
+    progress: Progress | None = None,
+    expected: Sequence[str] = (),
+    step: Step | None = None,
+) -> Located:
     """Find the checkpoint that a path means.
 
     Args:
@@ -140,90 +176,67 @@ def locate(path: str, progress: Progress | None = None, expected: Sequence[str] 
         progress: told of the bytes that are downloaded or unpacked.
         expected: names to ask for in a remote folder that lists none; one that ends with `.index`
             stands for all files of its checkpoint.
+        step: the training step to choose if there are several, or `latest`.
 
     Raises:
         CheckpointError: there is no checkpoint, or there are several and nothing tells which is
             meant. The message says what was looked for and which files exist.
     """
+    search = Search(step, progress, expected)
     location = parse_location(path)
-    kind = location.kind(may_be_index)
-    if kind == "folder":
-        return _choose(_folder(location, expected), expected)
     parent, name = location.parent, location.name
+    kind = location.kind(may_be_index)
+    if kind == "folder" and (path.endswith("/") or not _is_prefix(location)):
+        return _choose(search.folder(location), search)
     if not kind and not parent.may_be_folder():
-        return _in_archive(location, progress)
-    folder = _folder(parent, expected, name)
-    if not kind and name and not _matching(_candidates(folder), name) and not folder.listed:
+        return _in_archive(location, search)
+    folder = search.folder(parent, name)
+    if not kind and name and not _by_name(folder, name, search) and not folder.listed:
         # The server does not tell whether the name is a folder.
-        inner = _folder(location, expected)
-        return _choose(inner, expected) if _candidates(inner) else _named(folder, name)
-    if not kind or is_of_a_set(name):
-        return _named(folder, name)
-    if kind == "file" and (table := _v1_candidates(folder, [name])):
-        complete = _v1_candidates(folder, folder.names())
-        return next((c for c in complete if c.prefix == table[0].prefix), table[0])
-    if name == "checkpoint":
-        return _choose(folder, expected)
-    shown = location.shown
-    if is_unfinished(name):
-        raise CheckpointError(f"{shown} looks like an unfinished download.")
-    if other := other_format(name):  # before archives, as some of these formats are zips
-        raise CheckpointError(f"{shown} is {other}. {_FORMS}")
-    file = location.open()
-    inside = archive(file, progress)
-    if inside is not None:
-        return _choose(inside, expected)
-    if name.endswith((".json", ".txt")):  # a config or a vocabulary stands for its folder
-        return _choose(folder, expected)
-    other = other_format(name, file.read(0, min(file.size, 8))) or "not a checkpoint"
-    raise CheckpointError(f"{shown} is {other}. {_FORMS}")
+        inner = search.folder(location)
+        if _candidates(inner):
+            return _choose(inner, search)
+    if kind == "other" and not is_of_a_set(name):
+        location.open()  # which refuses it
+    return _of_name(folder, name, search, location.open if kind == "file" else None)
 
 
-def _in_archive(location: Location, progress: Progress | None) -> Located:
+def _is_prefix(location: Location) -> bool:
+    """Whether a V2 checkpoint has this prefix."""
+    try:
+        return location.parent.join(location.name + INDEX).kind() == "file"
+    except CheckpointError:  # such as above a repository of the Hub
+        return False
+
+
+def _in_archive(location: Location, search: Search) -> Located:
     """The checkpoint of a path that continues inside an archive: `all.zip/tiny.zip`."""
     outer, rest = location.parent, location.name
     while not (kind := outer.kind(may_be_index)) and outer.parent != outer:
         outer, rest = outer.parent, f"{outer.name}/{rest}"
-    inside = archive(outer.open(), progress) if kind == "file" else None
+    inside = archive(outer.open(), search.progress) if kind == "file" else None
     if inside is None:
         raise CheckpointError(
             f"{location.shown}: the folder {location.parent.shown} does not exist"
         )
-    return locate_in(inside, rest.strip("/"), progress)
+    return _within(inside, rest.strip("/"), search)
 
 
-def _folder(location: Location, expected: Sequence[str], name: str = "") -> Folder:
-    """A folder, in which `name` is looked for."""
-    return location.folder(_names_to_ask_for(name, expected), may_be_index)
-
-
-def _names_to_ask_for(name: str, expected: Sequence[str]) -> list[str]:
-    """The names of files that may be in a folder that is not listed."""
-    names = files_of(name) if name else []
-    prefixes = [n.removesuffix(INDEX) for n in expected if n.endswith(INDEX)]
-    for prefix in (*prefixes, _USUAL_PREFIX):
-        names += files_of(prefix)
-    return [*names, "checkpoint", *(n for n in expected if not n.endswith(INDEX))]
-
-
-def locate_in(folder: Folder, rest: str, progress: Progress | None = None) -> Located:
-    """Find the checkpoint that the path `rest` means within a folder or an archive.
-
-    Raises:
-        CheckpointError: as `locate`.
-    """
+def _within(folder: Folder, rest: str, search: Search) -> Located:
+    """The checkpoint that the path `rest` means within an archive."""
     names = folder.names()
     if not rest:
-        return _choose(folder)
-    if any(name.startswith(f"{rest}/") for name in names):
-        return _choose(Subfolder(folder, rest))
+        return _choose(folder, search)
+    if any(name.startswith(f"{rest}/") for name in names) and rest + INDEX not in names:
+        return _choose(Subfolder(folder, rest), search)
     for name in names:
-        if rest == name or rest.startswith(f"{name}/"):
-            inside = None if is_of_a_set(name) else archive(folder.open(name), progress)
+        if rest.startswith(f"{name}/"):
+            inside = archive(folder.open(name), search.progress)
             if inside is not None:
-                return locate_in(inside, rest[len(name) + 1 :], progress)
+                return _within(inside, rest[len(name) + 1 :], search)
     base, _, name = rest.rpartition("/")
-    return _named(Subfolder(folder, base) if base else folder, name)
+    parent = Subfolder(folder, base) if base else folder
+    return _of_name(parent, name, search, partial(folder.open, rest) if rest in names else None)
 
 
 _FORMS = (
@@ -232,133 +245,289 @@ _FORMS = (
 )
 
 
+def _of_name(
+    folder: Folder, name: str, search: Search, open_file: Callable[[], File] | None
+) -> Located:
+    """The checkpoint of a name in a folder; `open_file` is None if no file has the name."""
+    if open_file and name.endswith(ARCHIVES) and (inside := archive(open_file(), search.progress)):
+        return _choose(inside, search)
+    if found := _by_name(folder, name, search):
+        return found
+    path = os.path.join(folder.path, name).removeprefix("./")
+    if open_file is None or is_of_a_set(name):
+        index = index_of(name)
+        exists = not folder.listed or name in folder.names()
+        problem = f"{index} does not exist"
+        if not exists and not is_of_a_set(name):
+            problem = f"neither {name} nor {index} exists"
+        raise CheckpointError(f"{path} is not a checkpoint: {problem}. {_present(folder, '')}")
+    if is_unfinished(name):
+        raise CheckpointError(f"{path} looks like an unfinished download.")
+    if other := other_format(name):  # before archives, as some of these formats are zips
+        raise CheckpointError(f"{path} is {other}. {_FORMS}")
+    file = open_file()
+    if inside := archive(file, search.progress):
+        return _choose(inside, search)
+    if name == STATE or name.endswith((".json", ".txt")):
+        return _choose(folder, search)
+    other = other_format(name, file.read(0, min(file.size, 8))) or "not a checkpoint"
+    raise CheckpointError(f"{path} is {other}. {_FORMS}")
+
+
+def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
+    """The checkpoint that has the name or a file of the name; None if there is none."""
+    rules = (_v2, _v1, _of_a_v2_file, _copies, _steps)
+    for rule in (_steps, *rules) if search.step is not None else rules:
+        if found := rule(folder, name):
+            path = os.path.join(folder.path, name).removeprefix("./")
+            return _pick(found, search.step, f"{path} may be any of {len(found)} checkpoints")
+    return None
+
+
+def _v2(folder: Folder, name: str) -> list[Located]:
+    index = name + INDEX
+    return [Located(folder, name, index)] if index in folder.names() else []
+
+
+def _v1(folder: Folder, name: str) -> list[Located]:
+    prefix, names = v1_prefix_of(name), folder.names()
+    if name in names and prefix == name:
+        sets = {1: [name]}
+    else:
+        sets = {}
+        for file in names:
+            count = num_v1_shards(file)
+            if file != prefix == v1_prefix_of(file) and (
+                prefix == name or count == num_v1_shards(name)
+            ):
+                sets.setdefault(count, []).append(file)
+    found = [tuple(files) for files in sets.values() if _is_v1(folder, files[0])]
+    if found == [(name,)] and prefix != name:  # TensorFlow reads it as a whole checkpoint
+        note = (
+            f"by its name, {name} is one of {num_v1_shards(name):,} files; the others do not exist"
+        )
+        return [Located(folder, name, name, note, (name,))]
+    return [Located(folder, prefix, files[0], table_names=files) for files in found]
+
+
+def _of_a_v2_file(folder: Folder, name: str) -> list[Located]:
+    index = index_of(name)
+    is_one = is_of_a_set(name) and index in folder.names()
+    return [Located(folder, prefix_of(name), index)] if is_one else []
+
+
+def _copies(folder: Folder, name: str) -> list[Located]:
+    prefix = unmarked(prefix_of(name))
+    return [found for found in _v2_in(folder, folder.names()) if unmarked(found.prefix) == prefix]
+
+
+def _steps(folder: Folder, name: str) -> list[Located]:
+    if name in folder.names():
+        return []
+    found = [
+        one
+        for one in _candidates(folder)
+        if step_of(one.prefix) is not None and without_step(one.prefix) == name
+    ]
+    if len(found) == 1:
+        note = f"{name} does not exist; {found[0].prefix} was taken, the only step of it"
+        return [replace(found[0], note=note)]
+    return found
+
+
+def _pick(found: list[Located], step: Step | None, problem: str) -> Located:
+    """The only one, or the one of a step; `problem` begins the message if there are several."""
+    if step is not None:
+        taken = _of_step(found, step)
+        if not taken:
+            steps = sorted({number for one in found if (number := step_of(one.prefix)) is not None})
+            known = f"Its steps are {', '.join(_shorten([str(number) for number in steps]))}."
+            raise CheckpointError(
+                f"--step {step}: {found[0].folder.path} has no checkpoint of this step."
+                f" {known if steps else 'Its checkpoints have no step in their names.'}"
+            )
+        found = taken
+    if len(found) == 1:
+        return found[0]
+    raise _ambiguous(found, problem)
+
+
+def _of_step(found: list[Located], step: Step) -> list[Located]:
+    steps = [-1 if (number := step_of(one.prefix)) is None else number for one in found]
+    wanted = max(0, *steps) if step == "latest" else step
+    return [one for one, number in zip(found, steps, strict=True) if number == wanted]
+
+
 def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]:
+    """The checkpoints of a folder.
+
+    V1 checkpoints have to be opened to be recognized. So where that takes downloading or unpacking,
+    they are looked for only if there is no V2 checkpoint.
+    """
     names = folder.names() if names is None else names
-    found = [Located(folder, prefix_of(name), name) for name in names if is_index(name)]
-    return found or _v1_candidates(folder, names)
+    found = _v2_in(folder, names)
+    if not found or isinstance(folder, Directory):
+        prefixes = {one.prefix for one in found}  # TensorFlow reads V2 if both have one prefix
+        found += [one for one in _v1_in(folder, names) if one.prefix not in prefixes]
+    return found
 
 
-def _v1_candidates(folder: Folder, names: list[str]) -> list[Located]:
-    """The V1 checkpoints, which have no index and are recognized by the end of their files."""
+def _v2_in(folder: Folder, names: list[str]) -> list[Located]:
+    return [Located(folder, prefix_of(name), name) for name in names if is_index(name)]
+
+
+def _v1_in(folder: Folder, names: list[str]) -> list[Located]:
     names = [name for name in names if may_be_v1(name)]
     if len(names) > _MOST_OPENED and isinstance(parse_location(folder.path), Url):
         return []
     tables: dict[str, list[str]] = {}
     for name in names:
-        try:
-            if is_table(folder.open(name)):
-                tables.setdefault(v1_prefix_of(name), []).append(name)
-        except CheckpointError:
-            continue  # a file that can't be opened is no candidate
+        if _is_v1(folder, name):
+            tables.setdefault(v1_prefix_of(name), []).append(name)
     return [
         Located(folder, prefix, files[0], table_names=tuple(files))
         for prefix, files in tables.items()
     ]
 
 
-def _matching(candidates: list[Located], name: str) -> list[Located]:
-    """The candidates that `name`, a prefix or a file of a checkpoint, can mean."""
-    found = [c for c in candidates if c.prefix in (prefix_of(name), v1_prefix_of(name))]
-    return [c for c in found if copy_mark(c.index_name) == copy_mark(name)] or found
+def _is_v1(folder: Folder, name: str) -> bool:
+    """Whether the content of a file is that of a V1 checkpoint's."""
+    try:
+        file = folder.open(name)
+        if not is_table(file):
+            return False
+        if not is_index(name):  # the reader tells whether it is damaged
+            return True
+        return (Table(file).get(b"") or b"").startswith(_V1_HEADER)
+    except (CheckpointError, Malformed):
+        return False
 
 
-def _named(folder: Folder, name: str) -> Located:
-    """The checkpoint with the prefix `name`, or with a file of that name."""
-    found = _matching(_candidates(folder), name)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise _ambiguous(folder, found)
-    path, index = os.path.join(folder.path, name).removeprefix("./"), f"{prefix_of(name)}{INDEX}"
-    if folder.listed and name == prefix_of(name) and name not in folder.names():
-        problem = f"neither {name} nor {index} exists"
-    else:
-        problem = f"{index} does not exist"
-    raise CheckpointError(f"{path} is not a checkpoint: {problem}. {_present(folder, '')}")
-
-
-def all_in(folder: Folder) -> list[Located]:
+def all_in(folder: Folder, step: Step | None = None) -> list[Located]:
     """All the checkpoints in a folder and its subfolders.
 
-    If a subfolder has several and its file `checkpoint` names one, only that one is given. A file
-    that must be unpacked to see whether it is a V1 checkpoint is skipped.
+    If a subfolder has several, only that of the step is given, or the one that its file
+    `checkpoint` names. A file that must be unpacked to see whether it is a V1 checkpoint is
+    skipped.
     """
     names = [n for n in folder.names() if n.endswith(INDEX) or not is_packed(folder, n)]
     by_subfolder: dict[str, list[Located]] = {}
     for candidate in _candidates(folder, names):
         by_subfolder.setdefault(os.path.dirname(candidate.prefix), []).append(candidate)
     found = []
-    for _, group in sorted(by_subfolder.items()):
-        latest, _ = _latest(folder, group)
-        found += group if latest is None else [latest]
+    for base, group in sorted(by_subfolder.items()):
+        if step is not None:
+            found += _of_step(group, step) or group[:1]  # opening it tells why there is none
+            continue
+        latest = _latest(folder, base, _path_in_state(folder, base))
+        inside = [one for one in group if latest and one.index_name == latest.index_name]
+        found += inside or group
     return found
 
 
-def _choose(folder: Folder, expected: Sequence[str] = ()) -> Located:
-    """The only checkpoint of a folder, or the one that its file `checkpoint` names."""
-    candidates = _candidates(folder)
-    depth = min((c.prefix.count("/") for c in candidates), default=0)
-    nearest = [c for c in candidates if c.prefix.count("/") == depth]
-    latest, elsewhere = _latest(folder, nearest)
-    if latest is not None:
-        return latest
-    named = re.split(r"[/\\]", elsewhere)[-1]
-    if len(nearest) == 1:
-        note = f"the file checkpoint names {named}, which does not exist" if named else ""
-        return replace(nearest[0], note=note)
-    if not nearest and elsewhere and isinstance(folder, Directory):
-        index = os.path.join(folder.path, elsewhere + INDEX)
-        if os.path.isfile(index):
-            return locate(index)
-    if not nearest and elsewhere and not folder.listed:
+def _choose(folder: Folder, search: Search) -> Located:
+    """The only checkpoint of a folder, or the one that its file `checkpoint` or the step tells."""
+    direct = [name for name in folder.names() if "/" not in name]
+    candidates = _candidates(folder, direct) or _candidates(folder)
+    depth = min((one.prefix.count("/") for one in candidates), default=0)
+    nearest = [one for one in candidates if one.prefix.count("/") == depth]
+    bases = {os.path.dirname(one.prefix) for one in nearest} or {""}
+    path = ""
+    if len(bases) == 1 and search.step is None:  # the file is about the files next to it only
+        base = bases.pop()
+        path = _path_in_state(folder, base)
+        if latest := _latest(folder, base, path):
+            return latest
+    name = _last_part(path)
+    if path and not folder.listed:
         from ..storage.remote_folder import RemoteFolder
 
         if isinstance(folder, RemoteFolder):
-            return _named(folder.expecting(_names_to_ask_for(named, expected)), named)
+            asked = folder.expecting(search.names_to_ask_for(name))
+            if latest := _by_name(asked, name, search):
+                return latest
     if not nearest:
         raise CheckpointError(
             f"{folder.path} has no checkpoint: no file *{INDEX} exists. {_present(folder, '')}"
             + _hint(folder.names())
         )
-    raise _ambiguous(folder, nearest)
+    found = _pick(nearest, search.step, _several(folder, "", nearest))
+    note = f"the file {STATE} names {name}, which does not exist" if name else found.note
+    return replace(found, note=note)
 
 
-def _latest(folder: Folder, candidates: list[Located]) -> tuple[Located | None, str]:
-    """The checkpoint that the text proto `checkpoint` names: a candidate, or a path elsewhere."""
-    bases = {os.path.dirname(c.prefix) for c in candidates} or {""}
-    if len(bases) > 1:  # the file `checkpoint` is about the files next to it only
-        return None, ""
-    base = bases.pop()
-    state = os.path.join(base, "checkpoint")
-    if state not in folder.names():
-        return None, ""
-    file = folder.open(state)
-    text = file.read(0, min(file.size, 1 << 20)).decode("utf-8", "replace")
-    named = re.search(r'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
-    if named is None:
-        return None, ""
-    # The path may be from another machine and another operating system.
-    path = _unescape(named[1])
-    found = _matching(candidates, os.path.join(base, re.split(r"[/\\]", path)[-1]))
-    if len(found) == 1:
-        return found[0], ""
-    return None, path
+def _path_in_state(folder: Folder, base: str) -> str:
+    """The path in the file `checkpoint` of a subfolder; "" if there is none."""
+    name = os.path.join(base, STATE)
+    if name not in folder.names():
+        return ""
+    file = folder.open(name)
+    return latest_path(file.read(0, min(file.size, LARGEST)))
 
 
-def _unescape(text: str) -> str:
-    """A string of a text proto, in which quotes, backslashes and non-ASCII bytes are escaped."""
+def _latest(folder: Folder, base: str, path: str) -> Located | None:
+    """The checkpoint of a path in the file `checkpoint` of the subfolder `base`.
 
-    def byte(escape: re.Match[bytes]) -> bytes:
-        return bytes([int(escape[1], 8) & 0xFF]) if escape[1].isdigit() else escape[1]
+    TensorFlow takes the path from that subfolder. If nothing is there, the files were moved, and
+    the checkpoint of the same name in the subfolder is meant. The path may be of another operating
+    system.
+    """
+    name = _last_part(path)
+    if not name:
+        return None
+    there = _at_path(folder, os.path.join(base, path))
+    here = _exactly(folder, os.path.join(base, name))
+    if there is None or here is None or _real_path(there) == _real_path(here):
+        return here or there
+    note = f"the file {STATE} names {there.name}, which was taken; {here.name} exists, too"
+    return replace(there, note=note)
 
-    return re.sub(rb"\\([0-7]{3}|[\\\"'])", byte, text.encode()).decode("utf-8", "replace")
+
+def _at_path(folder: Folder, path: str) -> Located | None:
+    """The checkpoint with a prefix that is relative to the folder, or absolute on a disk."""
+    if "\0" in path or isinstance(parse_location(path), Url):
+        return None
+    if isinstance(folder, Directory):
+        parent, name = os.path.split(os.path.normpath(os.path.join(folder.path, path)))
+        return _exactly(Directory(parent), name) if os.path.isdir(parent) else None
+    path = os.path.normpath(path)
+    return None if path.startswith(("/", "..")) else _exactly(folder, path)
 
 
-def _ambiguous(folder: Folder, found: list[Located]) -> CheckpointError:
-    names = [os.path.join(folder.path, c.index_name) for c in found]
+def _exactly(folder: Folder, name: str) -> Located | None:
+    """The only checkpoint with this prefix."""
+    for rule in (_v2, _v1, _copies):
+        if found := rule(folder, name):
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _real_path(located: Located) -> str:
+    return os.path.realpath(os.path.join(located.folder.path, located.index_name))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path)[-1]
+
+
+def _several(folder: Folder, base: str, found: list[Located]) -> str:
+    path = os.path.join(folder.path, base) if base else folder.path
+    return f"{path} has {len(found)} checkpoints, and no file `{STATE}` that names one of them"
+
+
+def _ambiguous(found: list[Located], problem: str) -> CheckpointError:
+    def age(one: Located) -> tuple[int, str]:
+        number = step_of(one.prefix)
+        return -1 if number is None else number, one.index_name
+
+    found = sorted(found, key=age)  # the newest last
+    names = [os.path.join(one.folder.path, one.index_name) for one in found[-_MOST_NAMES:]]
+    others = len(found) - len(names)
+    more = [f"({others:,} more)"] if others else []
+    by_step = ", or choose one with --step N or --step latest" if age(found[-1])[0] >= 0 else ""
     return CheckpointError(
-        f"{folder.path} has {len(names)} checkpoints, and no file `checkpoint` that names one of"
-        " them. Give one of these:\n" + "\n".join(f"  {name}" for name in _shorten(names))
+        f"{problem}. Give one of these{by_step}:\n"
+        + "\n".join(f"  {line}" for line in (*more, *names))
     )
 
 

@@ -9,13 +9,16 @@ import os
 import re
 
 INDEX = ".index"
-_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
+# The marks of browsers, Windows and macOS.
+_MARK = r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)"
+_COPY_MARK = re.compile(_MARK)
+# A file of a V2 checkpoint: its prefix, what it is, and the mark of a copy.
+_OF_A_SET = re.compile(rf"(.*)(\.index|\.data-\d{{5}}-of-\d{{5}}|\.meta)({_MARK})?", re.DOTALL)
 # A file of a V1 checkpoint; TensorFlow names all of them together as m-?????-of-00002.
 _V1_SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(\d{5})$")
-# Endings that no V1 file has, so that not every file of a folder must be opened to find one.
-_NOT_V1 = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".zip", ".gz", ".tfevents")
-# The marks of browsers, Windows and macOS.
-_COPY_MARK = re.compile(r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)")
+# Endings that hardly any V1 file has, so that few files of a folder must be opened to find one.
+_NOT_V1 = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".pbtxt", ".zip", ".gz")
+_STEP = re.compile(r"-(\d{1,18})$")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST_V1_SHARDS = 1000  # to ask a server for
@@ -28,18 +31,43 @@ def may_be_index(name: str) -> bool:
 
 def is_index(name: str) -> bool:
     """Whether it is the name of an index."""
-    return unmarked(name).endswith(INDEX)
+    found = _OF_A_SET.fullmatch(name)
+    return found is not None and found[2] == INDEX
 
 
 def is_of_a_set(name: str) -> bool:
     """Whether it is the name of a file that only belongs to a V2 checkpoint."""
-    name = unmarked(name)
-    return name.endswith((INDEX, ".meta")) or bool(_SHARD.search(name))
+    return _OF_A_SET.fullmatch(name) is not None
 
 
 def prefix_of(name: str) -> str:
-    """The prefix of a V2 checkpoint's file, without the mark of a copy."""
-    return _SHARD.sub("", unmarked(name)).removesuffix(INDEX).removesuffix(".meta")
+    """The prefix of a V2 checkpoint's file; the name itself if it is no such file's."""
+    found = _OF_A_SET.fullmatch(name)
+    return found[1] if found else name
+
+
+def index_of(name: str) -> str:
+    """The index that a V2 checkpoint's file belongs to, with the same mark of a copy."""
+    found = _OF_A_SET.fullmatch(name)
+    return f"{found[1]}{INDEX}{found[3] or ''}" if found else name + INDEX
+
+
+def shard_of(index: str, shard: int, num_shards: int) -> str:
+    """The name of a data file, by the name of the index."""
+    found = _OF_A_SET.fullmatch(index)
+    prefix, mark = (found[1], found[3] or "") if found else (index, "")
+    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}{mark}"
+
+
+def step_of(prefix: str) -> int | None:
+    """The training step at the end of a prefix, such as 343 of `model.ckpt-343`; None without."""
+    found = _STEP.search(unmarked(prefix))
+    return int(found[1]) if found else None
+
+
+def without_step(prefix: str) -> str:
+    """The prefix without the training step."""
+    return _STEP.sub("", unmarked(prefix))
 
 
 def v1_prefix_of(name: str) -> str:
@@ -54,21 +82,15 @@ def num_v1_shards(name: str) -> int:
 
 
 def may_be_v1(name: str) -> bool:
-    """Whether it can be the name of a V1 checkpoint's file."""
-    return not (
-        name.endswith(_NOT_V1) or is_of_a_set(name) or os.path.basename(name) == "checkpoint"
-    )
-
-
-def shard_name(prefix: str, shard: int, num_shards: int) -> str:
-    """The name of a V2 checkpoint's data file."""
-    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+    """Whether a file of a folder is worth opening to see whether it is a V1 checkpoint."""
+    return not (name.endswith(_NOT_V1) or is_of_a_set(name) or ".tfevents." in name)
 
 
 def files_of(name: str) -> list[str]:
     """The names that a checkpoint's files may have, by its prefix or the name of one of them."""
-    prefix = prefix_of(name)
-    names = [name, prefix, prefix + INDEX, shard_name(prefix, 0, 1)]
+    names = [name, name + INDEX, shard_of(name + INDEX, 0, 1)]
+    if is_of_a_set(name):
+        names += [prefix_of(name), index_of(name), shard_of(index_of(name), 0, 1)]
     count = num_v1_shards(name)
     if v1_prefix_of(name) != name:
         prefix = v1_prefix_of(name)
@@ -77,15 +99,9 @@ def files_of(name: str) -> list[str]:
 
 
 def unmarked(name: str) -> str:
-    """The name without the mark of a copy; folders' names keep theirs."""
+    """The name without the marks of a copy; folders' names keep theirs."""
     folder, base = os.path.split(name)
     return os.path.join(folder, _COPY_MARK.sub("", base))
-
-
-def copy_mark(name: str) -> str:
-    """The mark of a copy in a name; "" if it has none."""
-    found = _COPY_MARK.search(os.path.basename(name))
-    return found[0] if found else ""
 
 
 def is_unfinished(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from msgspec.structs import replace
 
+from ..choices import Step
 from ..errors import CheckpointError
 from ..storage.files import File, Progress
 from ..storage.location import parse_location
@@ -36,6 +37,7 @@ def open_checkpoint(
     verify_checksums: bool = True,
     progress: Progress | None = None,
     expected: Sequence[str] = (),
+    step: Step | None = None,
 ) -> "Checkpoint":
     """Open a TensorFlow checkpoint; only its index is read.
 
@@ -47,11 +49,12 @@ def open_checkpoint(
         progress: told of the bytes that are downloaded, or unpacked from an archive.
         expected: names to ask for in a remote folder that lists none: of files, or of an index
             (`model.ckpt.index`), which stands for all files of its checkpoint.
+        step: the training step to choose if there are several, or `latest`.
 
     Raises:
         CheckpointError: there is no checkpoint, there are several, or the index is damaged.
     """
-    return Checkpoint(os.fsdecode(path), verify_checksums, progress, tuple(expected))
+    return Checkpoint(os.fsdecode(path), verify_checksums, progress, tuple(expected), step)
 
 
 class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
@@ -72,11 +75,12 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         verify_checksums: bool,
         progress: Progress | None,
         expected: tuple[str, ...],
+        step: Step | None,
     ) -> None:
         # The path is absolute, as it may be unpickled in another folder.
         location = str(parse_location(path).absolute())
-        self._arguments = location, verify_checksums, None, expected
-        self._located = locate(path, progress, expected)
+        self._arguments = location, verify_checksums, None, expected, step
+        self._located = locate(path, progress, expected, step)
         self._storage: Storage | None = (
             SavedTensorSlices(self._located.tables())
             if self._located.is_v1

@@ -433,3 +433,16 @@ class TestASingleFile:
     def test_that_is_missing_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         assert str(tmp_path / "none") in refusal(tmp_path / "none")
         assert refusal("")
+
+
+def test_of_several_steps_one_is_found_in_each_folder(tmp_path: Path) -> None:
+    for run, steps in (("a", (1, 2)), ("b", (2, 10)), ("c", (1,))):
+        for step in steps:
+            save(tmp_path / run, f"model.ckpt-{step}", step)
+    latest = find_checkpoints(str(tmp_path), step="latest")
+    assert [one.name for one in latest] == ["a", "b", "c"]
+    assert [open_checkpoint(one.path, step="latest")["a"][0] for one in latest] == [2, 10, 1]
+    second = {one.name: one.path for one in find_checkpoints(str(tmp_path), step=2)}
+    assert open_checkpoint(second["b"], step=2)["a"] == [2]
+    with pytest.raises(CheckpointError, match="--step 2"):  # opening it says that it has none
+        open_checkpoint(second["c"], step=2)

@@ -1,10 +1,12 @@
 import os
+import pickle
 import re
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ class TestSeveralCheckpoints:
 
     def test_are_listed_by_paths_that_can_be_given(self, folder: Path) -> None:
         listed = refusal(folder).splitlines()[1:]
-        assert [number(line.strip()) for line in listed] == [0, 1000, 500]
+        assert [number(line.strip()) for line in listed] == [0, 500, 1000]
 
     def test_are_not_all_listed_where_there_are_hundreds(self, tmp_path: Path) -> None:
         for step in range(100):
@@ -184,7 +186,8 @@ class TestSeveralCheckpoints:
         message = refusal(tmp_path)
         assert "100 checkpoints" in message
         assert len(message.splitlines()) < 20
-        assert "and 88 more" in message
+        assert "88 more" in message
+        assert "model.ckpt-99.index" in message.splitlines()[-1]  # the newest
 
     @pytest.mark.parametrize("step", [0, 500, 1000])
     def test_are_told_apart_by_prefix_and_file(self, folder: Path, step: int) -> None:
@@ -193,9 +196,9 @@ class TestSeveralCheckpoints:
         assert number(folder / f"model.ckpt-{step}.data-00000-of-00001") == step
 
     def test_of_which_none_has_the_name_are_shown(self, folder: Path) -> None:
-        message = refusal(folder / "model.ckpt")
-        assert message.startswith(f"{folder}/model.ckpt ")
-        assert "model.ckpt.index" in message
+        message = refusal(folder / "model")
+        assert message.startswith(f"{folder}/model ")
+        assert "model.index" in message
         assert "model.ckpt-0.index" in message
 
     @pytest.mark.parametrize(
@@ -321,6 +324,122 @@ class TestTheFileCheckpoint:
         (tmp_path / "checkpoint").touch()
         unreadable(monkeypatch, "checkpoint")
         assert f"{tmp_path}/checkpoint can't be opened: Permission denied" in refusal(tmp_path)
+
+
+class TestATrainingStep:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "run"
+        for step in (0, 500, 1000):
+            save(folder, f"model.ckpt-{step}", step)
+        (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-500"\n')
+        return folder
+
+    @pytest.mark.parametrize(("step", "expected"), [(0, 0), (1000, 1000), ("latest", 1000)])
+    @pytest.mark.parametrize("path", ["", "model.ckpt"])
+    def test_goes_over_the_file_checkpoint(
+        self, folder: Path, path: str, step: Any, expected: int
+    ) -> None:
+        assert open_checkpoint(folder / path, step=step)["a"].tolist() == [expected]
+
+    def test_is_chosen_in_an_archive(self, folder: Path) -> None:
+        packed = shutil.make_archive(str(folder), "zip", folder.parent, "run")
+        assert open_checkpoint(packed, step=0)["a"].tolist() == [0]
+        assert open_checkpoint(f"{packed}/run/model.ckpt", step="latest")["a"].tolist() == [1000]
+
+    def test_is_chosen_by_number_and_not_by_spelling(self, tmp_path: Path) -> None:
+        for step in (9, 10):
+            save(tmp_path, f"ckpt-{step}", step)
+        assert open_checkpoint(tmp_path, step="latest")["a"].tolist() == [10]
+
+    def test_that_is_not_there_is_answered_with_those_that_are(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"--step 7: .*0, 500, 1000"):
+            open_checkpoint(folder, step=7)
+        with pytest.raises(CheckpointError, match=r"--step 7: .*500"):
+            open_checkpoint(folder / "model.ckpt-500", step=7)
+
+    def test_is_not_found_where_no_name_has_one(self, tmp_path: Path) -> None:
+        save(tmp_path)
+        with pytest.raises(CheckpointError, match="no step"):
+            open_checkpoint(tmp_path, step="latest")
+
+    def test_is_offered_where_there_are_several(self, folder: Path) -> None:
+        (folder / "checkpoint").unlink()
+        assert "--step" in refusal(folder)
+        assert "--step" in refusal(folder / "model.ckpt")
+
+    def test_is_taken_with_a_note_where_there_is_one(self, tmp_path: Path) -> None:
+        save(tmp_path, "model.ckpt-343", 343)
+        found = open_checkpoint(tmp_path / "model.ckpt")
+        assert found["a"].tolist() == [343]
+        assert "model.ckpt-343" in found.note
+
+    def test_survives_pickling(self, folder: Path) -> None:
+        found = open_checkpoint(folder, step=1000)
+        assert pickle.loads(pickle.dumps(found))["a"].tolist() == [1000]
+
+
+class TestNamesThatMeanSeveralThings:
+    def test_a_prefix_comes_before_a_folder_unless_a_slash_ends_it(self, tmp_path: Path) -> None:
+        save(tmp_path, "m", 1)
+        save(tmp_path / "m", "x", 2)
+        assert number(tmp_path / "m") == 1
+        assert number(f"{tmp_path}/m/") == 2
+
+    def test_a_slash_after_a_prefix_changes_nothing(self, tmp_path: Path) -> None:
+        save(tmp_path, "model.ckpt-343", 343)
+        packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path)
+        assert number(f"{tmp_path}/model.ckpt-343/") == 343
+        assert number(f"{packed}/model.ckpt-343/") == 343
+
+    def test_pairs_of_copies_stay_apart(self, tmp_path: Path) -> None:
+        for mark in (2, 3):
+            save(tmp_path, f"m(1)({mark})", mark)
+        for mark in (2, 3):
+            for ending in ("", ".index", ".data-00000-of-00001"):
+                assert number(tmp_path / f"m(1)({mark}){ending}") == mark
+        assert "2 checkpoints" in refusal(tmp_path)
+
+    def test_two_formats_in_a_folder_are_not_chosen_from(self, tmp_path: Path) -> None:
+        save(tmp_path, "new", 2)
+        old = write.write_v1_mixture(tmp_path)
+        message = refusal(tmp_path)
+        assert "2 checkpoints" in message
+        assert str(old) in message
+        (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{old.name}"')
+        assert open_checkpoint(tmp_path).format.startswith("TensorFlow V1")
+
+    def test_a_data_file_called_like_the_prefix_is_suggested(self, tmp_path: Path) -> None:
+        prefix = save(tmp_path)
+        write.shard_path(prefix).rename(prefix)
+        assert re.search(
+            rf"{prefix}\.data-\S+ is missing.*If {prefix} is this file", refusal(prefix)
+        )
+
+
+class TestTheFileCheckpointOfAMovedFolder:
+    """It names a path, and another checkpoint of the same name is next to it."""
+
+    def test_the_named_one_is_taken_with_a_note_if_both_exist(self, tmp_path: Path) -> None:
+        save(tmp_path, "two", 1)
+        save(tmp_path / "sub", "two", 2)
+        (tmp_path / "checkpoint").write_text('model_checkpoint_path: "sub/two"')
+        found = open_checkpoint(tmp_path)
+        assert found["a"].tolist() == [2]
+        assert f"{tmp_path}/two" in found.note
+
+    def test_the_one_next_to_it_is_taken_if_the_named_one_is_gone(self, tmp_path: Path) -> None:
+        save(tmp_path, "two", 1)
+        (tmp_path / "checkpoint").write_text('model_checkpoint_path: "sub/two"')
+        found = open_checkpoint(tmp_path)
+        assert (found["a"].tolist(), found.note) == ([1], "")
+
+    def test_in_an_archive_a_path_never_leads_out_of_it(self, tmp_path: Path) -> None:
+        outside = save(tmp_path / "outside", "m", 1)
+        save(tmp_path / "in", "m", 2)
+        for path in (str(outside), "../outside/m"):
+            (tmp_path / "in" / "checkpoint").write_text(f'model_checkpoint_path: "{path}"')
+            assert number(shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in")) == 2
 
 
 class TestRenamedCopies:
@@ -521,10 +640,9 @@ class TestWhatIsNoCheckpoint:
     def test_a_pipe_that_nobody_writes_to(self, tmp_path: Path) -> None:
         for name in ("pipe", "bert_model.ckpt.index", "model.zip", "checkpoint"):
             os.mkfifo(tmp_path / name)
-        for name in ("pipe", "model.zip"):
+        for name in ("pipe", "model.zip", "checkpoint"):
             assert f"{tmp_path}/{name} is not a regular file" in refusal(tmp_path / name)
         assert "not a checkpoint" in refusal(tmp_path / "bert_model.ckpt.index")
-        assert "no checkpoint" in refusal(tmp_path / "checkpoint")
         assert "no checkpoint" in refusal(tmp_path)
 
     def test_a_pipe_in_the_place_of_the_data(self, tmp_path: Path) -> None:
