@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from . import __version__
-from .converter.choices import LEVELS, Activation, DType, Format, Step
+from .converter.choices import LEVELS, Activation, DType, Format, ProblemType, Step
 from .converter.interrupts import STOPS
 from .converter.terminal import (
     Board,
@@ -268,6 +268,18 @@ _source_options = _with_options(
             "--activation",
             type=click.Choice(get_args(Activation)),
             help="Which GELU to write: tanh (Google's since 2019) or erf.  [default: auto]",
+        ),
+        click.option(
+            "--labels",
+            metavar="FILE|A,B,...",
+            help="The names of a classifier's labels.  [default: next to CKPT]",
+        ),
+        click.option(
+            "--problem-type",
+            metavar="KIND",
+            type=click.Choice(get_args(ProblemType)),
+            help=f"What the labels are for: {', '.join(get_args(ProblemType))}.  [default:"
+            " regression if there is one label]",
         ),
         click.option(
             "--pad-vocab",

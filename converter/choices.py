@@ -5,6 +5,7 @@ from typing import Literal, get_args
 Activation = Literal["auto", "tanh", "erf"]
 DType = Literal["keep", "float64", "float32", "float16", "bfloat16"]
 Format = Literal["safetensors", "bin"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 Level = Literal["weights", "outputs", "gradients"]
 Step = int | Literal["latest"]
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from .. import __version__
 from .checkpoint import Checkpoint
+from .labels import generic_name
 from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
 from .model_card import model_card
 from .options import DEFAULTS, Options, make_options
@@ -153,8 +154,9 @@ def _config(prepared: Prepared) -> dict[str, object]:
     symbol = prepared.mapping.roles.labels
     if symbol in plan.sizes:  # transformers stores the number of labels as their names
         del config[prepared.mapping.size_key(symbol)]
-        config["id2label"] = {str(label): f"LABEL_{label}" for label in range(plan.sizes[symbol])}
-        config["label2id"] = {f"LABEL_{label}": label for label in range(plan.sizes[symbol])}
+        names = prepared.labels or [*map(generic_name, range(plan.sizes[symbol]))]
+        config["id2label"] = {str(label): name for label, name in enumerate(names)}
+        config["label2id"] = {name: label for label, name in enumerate(names)}
     return dict(sorted(config.items()))
 
 
@@ -174,6 +176,8 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
         "activation": dict(zip(("tensorflow", "transformers"), plan.activation, strict=True)),
         "do_lower_case": prepared.do_lower_case,
         "padding": prepared.padding,
+        "labels": prepared.labels,
+        "problem_type": plan.config.get("problem_type"),
         "notes": plan.notes,  # those of the checkpoint's path would differ from place to place
         "tensors": {
             entry.tensor: {

@@ -52,6 +52,7 @@ class Files(_Table, frozen=True):
 
     config: FileRule | None = None
     vocabulary: FileRule | None = None
+    labels: str = ""  # a pattern of names
     prefixes: list[str] = []  # usual names of a checkpoint, to ask for where nothing lists files
 
 
@@ -116,6 +117,7 @@ class Architecture(_Table, frozen=True):
     strip: str = ""  # taken off the start of every tensor's name
     without: dict[str, str] = {}  # an optional group -> from_pretrained's argument if it is missing
     explicit: bool = False  # only --head chooses it
+    problem_type: bool = False  # whether config.json's problem_type chooses its loss
 
 
 class Drop(_Table, frozen=True):
@@ -446,11 +448,13 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
         module = Path(__file__).parent / folder / f"{value}.py"
         if value and not (value.isidentifier() and module.is_file()):
             yield f"{key} = {value!r}: converter/{folder} has no such module"
-    for key, rule in [("config", mapping.files.config), ("vocabulary", mapping.files.vocabulary)]:
+    rules = {"config": mapping.files.config, "vocabulary": mapping.files.vocabulary}
+    patterns = {f"files.{key}: pattern": rule.pattern for key, rule in rules.items() if rule}
+    for place, regular in {**patterns, "files.labels": mapping.files.labels}.items():
         try:
-            re.compile(rule.pattern if rule else "")
+            re.compile(regular)
         except re.error as error:
-            yield f"files.{key}: pattern = {rule and rule.pattern!r}: {error}"
+            yield f"{place} = {regular!r}: {error}"
     for part, other in mapping.spelling.items():
         if not part or "/" in part + other:
             yield f"spelling.{part}: a spelling replaces one part of a name, between two `/`"

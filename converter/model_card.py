@@ -36,7 +36,7 @@ bertconvert {version}, which reads the weights without TensorFlow {kept}.{known}
 ## Where it came from
 
 {source}
-{scores}{activation}
+{scores}{labels}{activation}
 ## What was skipped
 
 {dropped}
@@ -64,6 +64,8 @@ _TOKENIZER = """\
 tokenizer = AutoTokenizer.from_pretrained(folder)
 outputs = model(**tokenizer("Hello, world.", return_tensors="pt"))
 """
+
+_MOST_LABELS = 100
 
 _ROLES = {
     "layers": "layers",
@@ -97,6 +99,7 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
         usage=_usage(prepared),
         source=_source(prepared, release),
         scores=_scores(release),
+        labels=_labels(prepared),
         activation=_activation(prepared),
         dropped=_dropped(prepared),
         notes=_section(
@@ -249,6 +252,19 @@ def _activation(prepared: Prepared) -> str:
     text = prepared.mapping.card.activations.get(target, "")
     line = f"The checkpoint's `{source or 'null'}` is `{target}` in config.json (`{rule.config}`)."
     return _section("Activation", [f"{line} {text}".strip()])
+
+
+def _labels(prepared: Prepared) -> str:
+    plan, names = prepared.plan, prepared.labels
+    lines = []
+    if names is not None:
+        lines += ["| id | label |", "|---|---|"]
+        lines += [f"| {i} | {_cell(name)} |" for i, name in enumerate(names[:_MOST_LABELS])]
+        if len(names) > _MOST_LABELS:
+            lines.append(f"| ... | {len(names) - _MOST_LABELS:,} more are in config.json |")
+    if problem := plan.config.get("problem_type"):
+        lines += [*([""] if lines else []), f"config.json has `problem_type` = `{problem}`."]
+    return _section("Labels", lines)
 
 
 def _dropped(prepared: Prepared) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from .choices import Activation, DType, Format, Step
+from .choices import Activation, DType, Format, ProblemType, Step
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +42,12 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The dtype of the tensors; `keep` leaves each tensor as it is."""
     lower_case: bool | None = None
     """Whether the tokenizer lower-cases text. By default, inferred from the vocabulary."""
+    labels: str | tuple[str, ...] | None = None
+    """The names of a classifier's labels in the order of their ids: a file of them, names separated
+    by commas, or a sequence. By default, those in the config, or next to the checkpoint."""
+    problem_type: ProblemType | None = None
+    """What a classifier's labels are for, if no config tells it; transformers chooses the loss by
+    it. By default, one label is a regression."""
     pad_vocab: bool = False
     """Whether the model may have some rows more than the vocabulary has tokens, because they were
     rounded up. The rows are kept, and the tokenizer has names for them that no text spells."""
@@ -70,7 +76,7 @@ def make_options(values: dict[str, Any], base: Options = DEFAULTS) -> Options:
         known = ", ".join(Options.__struct_fields__)
         raise TypeError(f"unknown option {', '.join(unknown)}; the options are {known}")
     given = {name: value for name, value in values.items() if value is not None}
-    for name in ("mapping", *_PATHS):
+    for name in ("mapping", "labels", *_PATHS):
         if isinstance(given.get(name), os.PathLike):
             given[name] = os.fspath(given[name])
     for name in ("formats", "drop"):

@@ -9,10 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import get_args
 
 from msgspec import Struct
 
 from .checkpoint.variable import Variable
+from .choices import ProblemType
 from .errors import PlanError
 from .mapping import (
     Architecture,
@@ -138,6 +140,7 @@ def make_plan(
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
     values = planner.config_values() | planner.token_ids(special_tokens)
+    values |= planner.problem_type(architecture)
     activation = planner.activation()
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
@@ -524,6 +527,37 @@ class _Planner:
             elif token.row != usual:
                 self.notes.append(found)
         return values
+
+    def problem_type(self, architecture: Architecture) -> dict[str, str]:
+        """The key of config.json that says what a classifier's labels are for.
+
+        transformers takes one label for a regression. It writes so into the config when it
+        computes the loss, but until then a pipeline would take the sigmoid of it.
+        """
+        given, stated = self.options.problem_type, self.config.get("problem_type")
+        labels = self.sizes.get(self.mapping.roles.labels)
+        if not architecture.problem_type or labels is None:
+            if given is not None:
+                self.reasons.append(f"--problem-type: {architecture.name} has only one loss")
+            return {}
+        if stated is not None and stated not in get_args(ProblemType):
+            self.reasons.append(
+                f"{self.config_name}: problem_type is {_shown(stated)}; known values are"
+                f" {joined(get_args(ProblemType))}"
+            )
+        elif given is not None and stated not in (None, given):
+            self.reasons.append(
+                f"{self.config_name} says problem_type = {stated}, but --problem-type is {given}"
+            )
+        found = given or stated
+        if found is None and labels == 1:
+            found = "regression"
+            self.notes.append(
+                "one label is a regression, as in transformers; --problem-type sets another"
+            )
+        if found == "single_label_classification" and labels == 1:
+            self.reasons.append(f"problem_type = {found} needs two labels, and the head has one")
+        return {"problem_type": str(found)} if found is not None else {}
 
     def activation(self) -> tuple[str, str]:
         """TensorFlow's name of the activation, and transformers' name of the same function."""

@@ -10,6 +10,16 @@ from msgspec import Struct
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, MappingError, PlanError
+from .labels import (
+    Labels,
+    from_names,
+    generic_name,
+    is_pickle,
+    labels_of,
+    names_a_file,
+    names_by_id,
+    read_labels,
+)
 from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
@@ -44,6 +54,7 @@ class Prepared(Struct, frozen=True):
     vocabulary: tuple[str, ...] | None  # tokens by row; None if there is no tokenizer
     padding: int  # rows of the model that the vocabulary file has no token for
     do_lower_case: bool | None  # None if there is no tokenizer
+    labels: tuple[str, ...] | None  # by id; None if nothing names them
     sources: list[SourceFile]  # the index, the config and the vocabulary
     notes: list[str]  # facts that a person should know
 
@@ -136,6 +147,7 @@ def _prepare(
         config_name=config_name,
         vocabulary_name=vocabulary_name,
     )
+    labels = _labels(checkpoint, mapping, options, plan, config, config_name, sources, notes)
     padding = 0
     if vocabulary is not None:
         rows = plan.sizes.get(mapping.roles.vocabulary, len(vocabulary))
@@ -157,9 +169,74 @@ def _prepare(
         vocabulary=vocabulary,
         padding=padding,
         do_lower_case=do_lower_case,
+        labels=labels,
         sources=sources,
         notes=[*plan.notes, *notes],
     )
+
+
+def _labels(
+    checkpoint: Checkpoint,
+    mapping: MappingFile,
+    options: Options,
+    plan: Plan,
+    config: dict[str, object] | None,
+    config_name: str,
+    sources: list[SourceFile],
+    notes: list[str],
+) -> tuple[str, ...] | None:
+    """The names of the head's labels by id: those that the caller gives, else those that are found.
+
+    Raises:
+        PlanError: they are not those of the head, or two files name different ones.
+        CheckpointError: a file can't be read.
+    """
+    count, given = plan.sizes.get(mapping.roles.labels), options.labels
+    if count is None:
+        if given is not None:
+            raise PlanError(f"--labels: {plan.architecture.name} has no labels that have names")
+        return None
+    found: dict[str, Labels] = {}
+    if isinstance(given, tuple):
+        found["--labels"] = from_names(given, "--labels")
+    elif given is not None and not names_a_file(given):
+        names = given.removesuffix(",").split(",")
+        found["--labels"] = from_names([name.strip() for name in names], "--labels")
+    else:
+        if given is not None:
+            files = [parse_location(given).open()]
+        else:
+            files = checkpoint.companions(mapping.files.labels)
+            in_config = labels_of(config or {}, config_name)
+            found |= {config_name: in_config} if in_config else {}
+        for file in files:
+            name = base_name(file)
+            if given is None and is_pickle(name):
+                notes.append(
+                    f"{name} was not read, because a pickle may run any program when it is read."
+                    " --labels names the labels"
+                )
+                continue
+            found[name] = read_labels(text_of(file), name)
+            sources.append(source_file("labels", file))
+    if not found:
+        if count > 1:
+            last = generic_name(count - 1)
+            notes.append(
+                f"nothing names the {count:,} labels, so they are {generic_name(0)} to {last}."
+                " --labels names them"
+            )
+        return None
+    source, labels = next(iter(found.items()))
+    for other, others in found.items():
+        if others != labels:
+            raise PlanError(
+                f"{source} and {other} name different labels. --labels chooses one of them"
+            )
+    by_id = names_by_id(labels, count, source)
+    if given is None:
+        notes.append(f"{joined([*found])} names the labels: {joined(by_id)}")
+    return by_id
 
 
 def _given_or_found(

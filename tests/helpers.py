@@ -14,7 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, MappingProxyType
 
+import numpy as np
 import pytest
+
+from bertconvert import open_checkpoint
+
+from .checkpoint.table_writer import write_bundle
 
 
 def has_data(prefix: Path) -> bool:
@@ -23,6 +28,18 @@ def has_data(prefix: Path) -> bool:
     return bool(shards) and not any(
         shard.read_bytes()[:8] == b"version " for shard in shards if shard.stat().st_size < 1024
     )
+
+
+def with_labels(checkpoint: Path, count: int) -> Path:
+    """Give a classifier's checkpoint another number of labels; the folder."""
+    with open_checkpoint(checkpoint) as opened:
+        arrays = {name: (1, np.array(opened[name])) for name in opened}  # DT_FLOAT is 1
+    for name in ("output_weights", "output_bias"):
+        arrays[name] = (1, np.resize(arrays[name][1], (count, *arrays[name][1].shape[1:])))
+    for file in checkpoint.glob("bert_model.ckpt*"):
+        file.unlink()
+    write_bundle(checkpoint / "bert_model.ckpt", arrays)
+    return checkpoint
 
 
 def in_terminal(

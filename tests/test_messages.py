@@ -128,6 +128,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
         remote(transcript, server)
     configs(transcript)
     vocabularies(transcript)
+    labels(transcript)
     plans(transcript)
     mapping_files(transcript)
     outputs(transcript)
@@ -329,6 +330,30 @@ def vocabularies(t: Transcript) -> None:
     t.run("tf2pt no-vocabulary out-no-vocabulary")
     t.run("tf2pt vocabulary-too-short out-padded --pad-vocab")
     t.run("tf2pt pretraining out --vocab nothing.txt")
+
+
+def labels(t: Transcript) -> None:
+    t.part("Labels")
+    t.run("tf2pt classifier out-labels --labels contradiction,entailment,neutral")
+    t.run("verify classifier out-labels --level weights")
+    t.run("tf2pt classifier out --labels yes,no")
+    t.run("tf2pt classifier out --labels nothing.txt")
+    t.run("tf2pt pretraining out --labels yes,no")
+    t.run("tf2pt pretraining out --problem-type regression")
+    nli = "contradiction\nentailment\nneutral\n"
+    found = changed("classifier", "with-labels", lambda c: (c / "labels.txt").write_text(nli))
+    t.run("tf2pt with-labels out-with-labels --problem-type multi_label_classification")
+    t.file("out-with-labels/README.md")
+    (found / "label2id.json").write_text('{"entailment": 0, "contradiction": 1, "neutral": 2}')
+    t.run("tf2pt with-labels out")
+    (found / "label2id.json").unlink()
+    (found / "labels.txt").write_text("entailment\ncontradiction\nneutral\n")
+    t.run("verify with-labels out-with-labels --level weights")
+    (found / "labels.txt").write_text("yes\nno\n")
+    t.run("tf2pt with-labels out")
+    (found / "labels.txt").rename(found / "label2id.pkl")
+    t.run("tf2pt with-labels out-pickle")
+    t.run("tf2pt with-labels out --labels with-labels/label2id.pkl")
 
 
 def plans(t: Transcript) -> None:

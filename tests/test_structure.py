@@ -75,7 +75,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("options",),
     ("storage",),
     ("checkpoint",),
-    ("mapping", "tokenizers", "models"),
+    ("mapping", "labels", "tokenizers", "models"),
     ("opening",),
     ("plan", "scope", "unknown", "other_models"),
     ("prepare",),

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..checkpoint.discover import find_checkpoints
 from ..errors import BatchError, CheckpointError
+from ..labels import names_a_file
 from ..mapping import FOLDER, builtin_mappings
 from ..opening import expected_names
 from ..options import DEFAULTS, Options, make_options
@@ -177,6 +178,9 @@ def _overlaid(options: Options, table: dict[str, Any], folder: Path) -> Options:
     for name in ("mapping", "config", "vocab"):
         if name in said and (name != "mapping" or said[name] not in builtin_mappings()):
             said[name] = _relative_to(folder, said[name])
+    labels = said.get("labels")
+    if isinstance(labels, str) and names_a_file(labels, folder):
+        said["labels"] = _relative_to(folder, labels)
     return make_options(said, options)
 
 

@@ -129,16 +129,22 @@ class Located(Struct, frozen=True):
         Raises:
             CheckpointError: several files match, and none is called `name`.
         """
-        base = os.path.dirname(self.prefix)
-        siblings = [n for n in self.folder.names() if os.path.dirname(n) == base]
-        found = [n for n in siblings if os.path.basename(n) == name]
-        found = found or [n for n in siblings if re.fullmatch(pattern, os.path.basename(n))]
+        found = self._siblings(re.escape(name)) or self._siblings(pattern)
         if len(found) > 1:
             raise CheckpointError(
                 f"{self.folder.path} has several files that may be {name}: {', '.join(found)}."
                 " Choose one with --config or --vocab."
             )
         return self.folder.open(found[0]) if found else None
+
+    def companions(self, pattern: str) -> list[File]:
+        """The files next to the checkpoint whose whole name matches `pattern`."""
+        return [self.folder.open(name) for name in sorted(self._siblings(pattern))]
+
+    def _siblings(self, pattern: str) -> list[str]:
+        base = os.path.dirname(self.prefix)
+        siblings = [name for name in self.folder.names() if os.path.dirname(name) == base]
+        return [name for name in siblings if re.fullmatch(pattern, os.path.basename(name))]
 
 
 class Search(Struct, frozen=True):

@@ -183,6 +183,10 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         """
         return self._located.companion(name, pattern)
 
+    def companions(self, pattern: str) -> list[File]:
+        """The files next to the checkpoint whose whole name matches a regular expression."""
+        return self._located.companions(pattern)
+
     def spans(self, names: Iterable[str]) -> dict[File, list[tuple[int, int]]]:
         """The ranges of bytes (start, end) of variables, by their data files.
 

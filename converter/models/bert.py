@@ -15,9 +15,11 @@ from .layers import (
     IGNORED,
     activation,
     attention_adder,
+    binary_cross_entropy,
     cross_entropy,
     dense,
     layer_norm,
+    mean_squared_error,
     one_hot_lookup,
     project,
     self_attention,
@@ -48,7 +50,8 @@ _HEADS = {
 }
 _ON_TOKENS = {"classifier": "token", "dense": "token dense"}
 _SCOPED = {"scoped": "classifier"}  # the same head, wherever it is in the checkpoint
-_LABELS = {"classifier", "token", "dense", "token dense"}  # groups whose classes the user chose
+_SEQUENCES = {"classifier", "dense"}  # groups whose classes the user chose, a set for a sequence
+_LABELS = _SEQUENCES | {"token", "token dense"}
 _WORDS = "bert/embeddings/word_embeddings"
 _MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
 
@@ -102,6 +105,7 @@ class Settings(Struct, frozen=True):
     segments: str = "given"  # or "first" for every token, or "none"
     first_position: int = 0
     untrained_id: int | None = None  # a token whose embedding gets no gradient by looking it up
+    problem_type: str = ""  # of a sequence classifier, as in config.json
 
 
 def settings(architecture: Architecture) -> Settings:
@@ -115,6 +119,7 @@ def settings(architecture: Architecture) -> Settings:
         heads=architecture.sizes["heads"],
         groups=tuple(group for group in _HEADS if group in groups),
         activation=names.get(architecture.activation, architecture.activation),
+        problem_type=architecture.problem_type,
     )
 
 
@@ -239,14 +244,28 @@ def labels(
         found["end_positions"] = rng.integers(0, lengths)
     for group in groups & _LABELS:
         classes = variables[_HEADS[group][-1]].shape[0]
-        # With one class, transformers computes a regression, and Google's loss is 0.
-        if classes > 1:
+        problem = _problem(settings, classes)
+        if problem == "regression":
+            found["labels"] = rng.standard_normal((rows, classes))
+        elif problem == "multi_label_classification":
+            found["labels"] = rng.integers(0, 2, (rows, classes)).astype(np.float64)
+        elif classes > 1:  # the loss of one class is 0
             found["labels"] = drawn(classes, tokens if "token" in group else np.ones(rows, bool))
     return found
 
 
-def loss(outputs: Mapping[str, Any], labels: Mapping[str, "Array"]) -> Any:
+def _problem(settings: Settings, classes: int) -> str:
+    """What transformers takes a sequence classifier for; "" for every other head."""
+    if not _SEQUENCES.intersection(settings.groups):
+        return ""
+    usual = "regression" if classes == 1 else "single_label_classification"
+    return settings.problem_type or usual
+
+
+def loss(outputs: Mapping[str, Any], settings: Settings, labels: Mapping[str, "Array"]) -> Any:
     """The sum of the heads' losses; for question answering, the mean of start and end.
+
+    A sequence classifier's loss is that of its `problem_type`, as transformers has it.
 
     `run_pretraining.py` divides the masked tokens' loss by their number plus 1e-5, transformers by
     their number. The latter is computed here.
@@ -254,6 +273,12 @@ def loss(outputs: Mapping[str, Any], labels: Mapping[str, "Array"]) -> Any:
     if "start_positions" in labels:
         start = cross_entropy(outputs["start_logits"], labels["start_positions"])
         return (start + cross_entropy(outputs["end_logits"], labels["end_positions"])) / 2
+    if "logits" in outputs:
+        problem = _problem(settings, outputs["logits"].shape[-1])
+        if problem == "regression":
+            return mean_squared_error(outputs["logits"], labels["labels"])
+        if problem == "multi_label_classification":
+            return binary_cross_entropy(outputs["logits"], labels["labels"])
     logits = [outputs[name] for name in outputs if name.endswith("logits")]
     pairs = zip(logits, labels.values(), strict=True)
     return tensorflow().add_n([cross_entropy(head, wanted) for head, wanted in pairs])

@@ -118,3 +118,16 @@ def cross_entropy(logits: Any, labels: "Array") -> Any:
     log_probs = tf.nn.log_softmax(tf.gather_nd(logits, places), axis=-1)
     one_hot = tf.one_hot(labels[labels != IGNORED], logits.shape[-1], dtype=logits.dtype)
     return tf.reduce_mean(-tf.reduce_sum(log_probs * one_hot, axis=-1))
+
+
+def binary_cross_entropy(logits: Any, labels: "Array") -> Any:
+    """torch.nn.BCEWithLogitsLoss: the mean over all labels, each 0 or 1."""
+    tf = tensorflow()
+    wanted = tf.constant(labels, logits.dtype)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=wanted, logits=logits))
+
+
+def mean_squared_error(outputs: Any, labels: "Array") -> Any:
+    """torch.nn.MSELoss: the mean over all numbers."""
+    tf = tensorflow()
+    return tf.reduce_mean(tf.square(outputs - tf.constant(labels, outputs.dtype)))

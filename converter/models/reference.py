@@ -30,6 +30,7 @@ class Architecture(Struct, frozen=True):
     head: str  # what --head calls the class
     activation: str  # its name in the original config
     form: str  # of the activation: auto, tanh or erf
+    problem_type: str = ""  # config.json's, which may choose a classifier's loss
 
 
 class Mistake(Struct, frozen=True):
@@ -85,7 +86,7 @@ class Reference(Protocol):
         """Random labels by the names of transformers' arguments; {} for a model without a head."""
 
     @staticmethod
-    def loss(outputs: Mapping[str, Any], labels: Mapping[str, "Array"]) -> Any:
+    def loss(outputs: Mapping[str, Any], settings: Any, labels: Mapping[str, "Array"]) -> Any:
         """The loss of the heads, as transformers computes it: a scalar."""
 
     @staticmethod

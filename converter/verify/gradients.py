@@ -140,7 +140,7 @@ def _tensorflow(
                 if _POOLED in wanted:
                     loss += tf.reduce_sum(outputs["pooled"] * wanted[_POOLED])
             else:
-                loss = sides.reference.loss(outputs, wanted)
+                loss = sides.reference.loss(outputs, sides.settings, wanted)
         for name, gradient in tape.gradient(loss, variables).items():
             if gradient is not None:
                 dense = tf.convert_to_tensor(gradient).numpy()

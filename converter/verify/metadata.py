@@ -2,10 +2,12 @@
 
 import os
 from contextlib import suppress
+from itertools import islice
 
 import msgspec
 from msgspec import Struct
 
+from ..labels import generic_name
 from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY
 from ..mapping import SizeRule
 from ..prepare import Prepared, source_file
@@ -56,6 +58,7 @@ def prove_metadata(
 def _config(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> Check:
     wrong = [*_sizes(prepared, folder, notes), *_values(prepared, folder)]
     wrong += _special_rows(prepared, folder, notes)
+    wrong += [*_labels(prepared, folder, notes), *_problem_type(prepared, folder, notes)]
     wrong += _activation(prepared, folder)
     return _check(CONFIG, wrong, "sizes, heads, constants and activation fit the checkpoint")
 
@@ -164,6 +167,50 @@ def _special_rows(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> 
                 f" {token.told_by}"
             )
     return wrong
+
+
+def _labels(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+    """Whether the labels have the right names, where the checkpoint or the caller tells them."""
+    stated = folder.config.get("id2label")
+    if prepared.mapping.roles.labels not in prepared.plan.sizes or not isinstance(stated, dict):
+        return []  # their number is checked with the other sizes
+    found = (stated.get(str(label)) for label in range(len(stated)))
+    names = [name if isinstance(name, str) else None for name in found]
+    wrong = []
+    back = folder.config.get("label2id")
+    if isinstance(back, dict) and back != {name: label for label, name in enumerate(names)}:
+        wrong.append("id2label and label2id contradict each other")
+    recorded = folder.provenance and folder.provenance.labels
+    expected = prepared.labels or recorded
+    if not expected or names == [*expected]:
+        return wrong
+    if names == [*map(generic_name, range(len(names)))]:
+        notes.append(f"the labels have no names; those of the checkpoint are {joined(expected)}")
+        return wrong
+    differ = (
+        f"the label {label} is {name!r}, but must be {right!r}"
+        for label, (name, right) in enumerate(zip(names, expected, strict=False))
+        if name != right
+    )
+    return [*wrong, *islice(differ, 1)]
+
+
+def _problem_type(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+    """Whether a classifier has the right loss, where the checkpoint or the caller tells it."""
+    plan = prepared.plan
+    if not plan.architecture.problem_type:
+        return []
+    one = plan.sizes.get(prepared.mapping.roles.labels) == 1
+    usual = "regression" if one else "single_label_classification"
+    stated = folder.config.get("problem_type") or usual
+    told = prepared.options.problem_type or (prepared.config or {}).get("problem_type")
+    if told and stated != told:
+        return [f"problem_type is {stated!r}, but must be {told!r}"]
+    if one and stated == "single_label_classification":
+        return [f"problem_type is {stated!r}, which needs two labels, and there is one"]
+    if not told and stated != usual:
+        notes.append(f"problem_type = {stated} was not checked, because no config tells it")
+    return []
 
 
 def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:

@@ -40,6 +40,7 @@ class Provenance(Struct, frozen=True):
     activation: dict[str, str]
     do_lower_case: bool | None
     padding: int = 0
+    labels: list[str] | None = None
 
 
 class ModelFolder(Struct, frozen=True):

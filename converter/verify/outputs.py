@@ -76,6 +76,7 @@ def open_sides(
             head=plan.architecture.head,
             activation=plan.activation[0],
             form=prepared.options.activation,
+            problem_type=str(folder.config.get("problem_type") or ""),
         )
     )
     names = {entry.name: entry.variable for entry in plan.entries}

@@ -21,7 +21,7 @@ from ..storage.files import Progress
 from ..storage.location import parse_location
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
-from .model_folder import ModelFolder, open_folder
+from .model_folder import ModelFolder, Provenance, open_folder
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import prove_weights
 
@@ -203,8 +203,15 @@ def _with_provenance(options: Options, folder: ModelFolder) -> Options:
         drop=options.drop or by_caller,
         scope=provenance.scope if options.scope is None else options.scope,
         lower_case=provenance.do_lower_case if options.lower_case is None else options.lower_case,
+        labels=_labels(provenance) if options.labels is None else options.labels,
         pad_vocab=options.pad_vocab or provenance.padding > 0,
     )
+
+
+def _labels(provenance: Provenance) -> tuple[str, ...] | None:
+    """The names of labels that no file had, but the caller of the conversion."""
+    from_file = any(source.role == "labels" for source in provenance.sources)
+    return None if from_file or provenance.labels is None else tuple(provenance.labels)
 
 
 class _Ran(Struct, frozen=True):
