@@ -11,6 +11,9 @@ from msgspec.structs import replace
 
 from .. import __version__
 from .checkpoint import Checkpoint
+from .checkpoint.discover import checkpoint_files
+from .checkpoint.names import INDEX, is_index
+from .errors import OutputError
 from .labels import generic_name
 from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
 from .model_card import model_card
@@ -18,8 +21,8 @@ from .options import DEFAULTS, Options, make_options
 from .prepare import Prepared, SourceFile, base_name, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
-from .storage.location import parse_location
-from .text import as_text, to_json_lines
+from .storage.location import Location, parse_location
+from .text import as_text, joined, to_json_lines
 from .tokenizers.registry import load_tokenizer
 
 
@@ -73,10 +76,37 @@ def convert(
     """
     options = make_options(changes, options)
     location = parse_location(out)
-    location.check_output(force)  # before any work
+    location.check_output(force=True)  # before any work
+    spare_checkpoints(parse_location(path), location)
+    location.check_output(force)
     prepared = prepare(path, options, progress=progress)
     made = write_model(prepared, str(location), force, progress, prove)
     return replace(made, out=str(out))
+
+
+def spare_checkpoints(source: Location, out: Location) -> None:
+    """Refuse an output folder that has to do with a checkpoint: --force must not replace its files.
+
+    Args:
+        source: the checkpoint to be converted.
+        out: the folder.
+
+    Raises:
+        OutputError: it is in `source`, holds a checkpoint, or has the name of one's files.
+    """
+    never = (
+        "It is never written, not even with --force. Give the checkpoint first, then a new folder"
+    )
+    if source.contains(out):
+        same = out.contains(source)
+        where = "is the checkpoint" if same else f"is in the checkpoint {source.shown}"
+        raise OutputError(f"{out.shown} {where}. {never}")
+    if out.contains(source):
+        raise OutputError(f"{out.shown} holds the checkpoint {source.shown}. {never}")
+    if out.parent.join(f"{out.name}{INDEX}").size() is not None:
+        raise OutputError(f"{out.shown} is the prefix of a checkpoint. {never}")
+    if files := checkpoint_files(out.folder(is_wanted=is_index)):
+        raise OutputError(f"{out.shown} holds a checkpoint ({joined(files, 3)}). {never}")
 
 
 def write_model(

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -75,21 +75,39 @@ def make_options(values: dict[str, Any], base: Options = DEFAULTS) -> Options:
     if unknown:
         known = ", ".join(Options.__struct_fields__)
         raise TypeError(f"unknown option {', '.join(unknown)}; the options are {known}")
+    if not isinstance(base, Options):
+        raise TypeError(f"the options must be an Options, not {base!r}")
     given = {name: value for name, value in values.items() if value is not None}
+    whole = msgspec.structs.asdict(base) | given
     for name in ("mapping", "labels", *_PATHS):
-        if isinstance(given.get(name), os.PathLike):
-            given[name] = os.fspath(given[name])
+        if isinstance(whole[name], os.PathLike):
+            whole[name] = os.fspath(whole[name])
     for name in ("formats", "drop"):
-        if isinstance(given.get(name), str):
-            given[name] = (given[name],)
+        if isinstance(whole[name], str):
+            whole[name] = (whole[name],)
     try:
-        whole = msgspec.structs.asdict(base) | given
         options = msgspec.convert(whole, Options, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_refusal(str(error), whole)) from error
     if not options.formats:
         raise ValueError("formats is empty; give safetensors, bin or both")
     return options
+
+
+def _refusal(reason: str, values: dict[str, Any]) -> str:
+    """msgspec's reason, which ends in the place of the wrong value, as a sentence."""
+    reason, _, place = reason.partition(" - at `$.")
+    name = place.partition("[")[0].rstrip("`")
+    words = _words(get_type_hints(Options)[name])
+    takes = f"; it takes {' or '.join(words)}" if words else ""
+    return f"the option {name} can't be {values[name]!r}: {reason}{takes}"
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """The words that a type allows; none if it allows more than words."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(word for part in get_args(kind) for word in _words(part))
 
 
 def _decode(kind: type[Any], value: object) -> object:

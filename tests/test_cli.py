@@ -1,6 +1,8 @@
 import json
 import os
+import pydoc
 import re
+import rlcompleter
 import shutil
 import signal
 import subprocess
@@ -45,6 +47,20 @@ def terminal(*args: str | Path, columns: int = 80, code: str = MAIN) -> tuple[in
 @pytest.fixture
 def pretraining(fixtures: Path) -> Path:
     return fixtures / "pretraining"
+
+
+class TestThePackage:
+    def test_shows_its_public_names(self) -> None:
+        public = bertconvert.__all__
+        assert dir(bertconvert) == sorted(public)
+        completer = rlcompleter.Completer({"bertconvert": bertconvert})
+        found = []
+        while (name := completer.complete("bertconvert.", len(found))) is not None:
+            found.append(name.removeprefix("bertconvert.").rstrip("()"))
+        assert set(public) - {"__version__"} <= set(found)
+        page = pydoc.plain(pydoc.render_doc(bertconvert))
+        for name in set(public) - {"__version__"}:
+            assert re.search(rf"\b{name}\b", page)
 
 
 class TestHelp:

@@ -464,15 +464,10 @@ class TestOptions:
     ) -> None:
         folder = changed(name="classifier")
         before = contents(folder)
-        with pytest.raises(OutputError, match="is not empty"):
-            convert(folder, folder)
-        assert contents(folder) == before
-        convert(folder, folder, force=True)
-        after = contents(folder)
-        assert after.items() >= before.items()
-        assert after.keys() - before.keys() == {*MODEL, *TOKENIZER} - {"vocab.txt"}
-        convert(folder, folder, force=True)
-        assert contents(folder) == after
+        for force in (False, True):
+            with pytest.raises(OutputError, match="is the checkpoint"):
+                convert(folder, folder, force=force)
+            assert contents(folder) == before
 
     def test_a_tilde_is_the_home_folder(
         self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -662,3 +657,73 @@ def test_a_conversion_says_what_came_out(fixtures: Path, tmp_path: Path) -> None
     assert conversion.dropped == {"optimizer slot": 92, "training step": 1}
     assert (conversion.parameters, conversion.tensors, conversion.nbytes) == (34050, 46, 136200)
     assert conversion.sizes == {"L": 2, "V": 128, "H": 32, "P": 64, "T": 2, "I": 128, "A": 2}
+
+
+class TestAFolderThatHoldsACheckpoint:
+    """OUT is never written there, whatever the call says."""
+
+    @pytest.fixture
+    def folder(self, fixtures: Path, tmp_path: Path) -> Path:
+        (tmp_path / "work").mkdir()
+        shutil.copytree(fixtures / "squad", tmp_path / "work" / "mine")
+        return tmp_path / "work"
+
+    @pytest.mark.parametrize("force", [False, True])
+    @pytest.mark.parametrize(
+        ("ckpt", "out"),
+        [
+            ("nothing", "mine"),  # the arguments are swapped
+            ("mine", "mine"),
+            ("mine", "mine/"),
+            ("mine", "mine/out"),
+            ("mine", "mine/deep/out"),
+            ("mine", "."),
+            ("mine/bert_model.ckpt", "mine"),
+            ("mine/bert_model.ckpt", "mine/bert_model.ckpt"),
+            ("mine/bert_model.ckpt.index", "mine/bert_model.ckpt"),
+            ("mine", "link"),
+            ("link", "mine"),
+            ("mine.zip", "archived"),
+            ("archived/mine.zip", "archived"),
+            ("mine", "data-alone"),
+        ],
+    )
+    def test_is_refused_and_left_as_it_is(
+        self, folder: Path, ckpt: str, out: str, force: bool
+    ) -> None:
+        (folder / "link").symlink_to("mine")
+        (folder / "archived").mkdir()
+        shutil.make_archive(str(folder / "archived" / "mine"), "zip", folder / "mine")
+        (folder / "mine.zip").symlink_to("archived/mine.zip")
+        shutil.copytree(folder / "mine", folder / "data-alone")
+        (folder / "data-alone" / "bert_model.ckpt.index").unlink()
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with pytest.raises(OutputError) as caught:
+            convert(folder / ckpt, f"{folder}/{out}", force=force)
+        assert "checkpoint" in str(caught.value)
+        assert "or --force" not in str(caught.value)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    def test_of_the_first_version_is_one_too(
+        self, real: Path, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = real / "tensorflow-serving-testdata" / "v1-bad_half_plus_two" / "export"
+        (tmp_path / "v1").mkdir()
+        shutil.copy(source, tmp_path / "v1" / "model.ckpt")
+        with pytest.raises(OutputError, match=r"holds a checkpoint \(model\.ckpt\)"):
+            convert(fixtures / "squad", tmp_path / "v1", force=True)
+
+    def test_at_a_url_is_one_too(self, fixtures: Path) -> None:
+        fsspec = pytest.importorskip("fsspec")
+        memory = fsspec.filesystem("memory")
+        memory.pipe("/mine/bert_model.ckpt.index", b"")
+        for out in ("memory://mine", "memory://mine/bert_model.ckpt"):
+            with pytest.raises(OutputError, match="checkpoint"):
+                convert(fixtures / "squad", out, force=True)
+        with pytest.raises(OutputError, match="checkpoint"):
+            convert("memory://mine", "memory://mine/out", force=True)
+        assert memory.find("/mine") == ["/mine/bert_model.ckpt.index"]
+
+    def test_is_no_obstacle_to_a_folder_next_to_its_files(self, folder: Path) -> None:
+        convert(folder / "mine" / "bert_model.ckpt", folder / "mine" / "out")
+        assert (folder / "mine" / "out" / "config.json").exists()

@@ -59,3 +59,20 @@ def test_refuses_wrong_value_with_the_option(wrong: dict[str, object]) -> None:
 
 def test_offers_every_dtype_that_a_weight_may_have() -> None:
     assert set(get_args(DType)) == {"keep", *FLOATS}
+
+
+def test_takes_an_options_object_as_it_takes_keywords() -> None:
+    given = {"mapping": Path("m.toml"), "config": "c.json", "formats": "bin"}
+    assert make_options({}, Options(**given)) == make_options(given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lower_case"):
+        make_options({}, Options(lower_case="no"))  # type: ignore[arg-type]
+    for wrong in ({"head": "none"}, None, "none"):
+        with pytest.raises(TypeError, match="Options"):
+            make_options({}, wrong)  # type: ignore[arg-type]
+
+
+def test_names_the_words_that_an_option_takes() -> None:
+    with pytest.raises(ValueError, match=r"'quick'.*auto or tanh or erf"):
+        make_options({"activation": "quick"})
+    with pytest.raises(ValueError, match=r"'onnx'.*safetensors or bin"):
+        make_options({"formats": ["onnx"]})

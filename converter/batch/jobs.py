@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..checkpoint.discover import find_checkpoints
+from ..checkpoint.discover import checkpoint_files, find_checkpoints
 from ..errors import BatchError, CheckpointError
 from ..labels import names_a_file
 from ..mapping import FOLDER, builtin_mappings
@@ -17,7 +17,7 @@ from ..opening import expected_names
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
 from ..storage.location import Url, parse_location
-from ..text import as_text
+from ..text import as_text, joined
 from .table import TABLES
 
 T = TypeVar("T")
@@ -95,24 +95,33 @@ def from_list(
 ) -> Iterator[Job]:
     """The jobs of a list: a TOML file with `[[model]]` tables, paths relative to it.
 
+    A name for several checkpoints is a job that fails: the others can be done.
+
     Raises:
-        BatchError: it can't be read, or says what a list can't say.
+        BatchError: it can't be read, says what a list can't say, or has only such names.
     """
+    entries = []
     for number, table in enumerate(_read(path, _List).model):
         try:
             entry = msgspec.convert(table, _Entry)
             own = _overlaid(options, table, path.parent)
         except (TypeError, ValueError) as error:  # msgspec's among them
             raise BatchError(f"{path} is wrong: model[{number}]: {error}") from error
-        source = _relative_to(path.parent, entry.source)
+        entries.append((entry, _relative_to(path.parent, entry.source), own))
+    refused: list[str] = []
+    for entry, source, own in entries:
         jobs = list(from_sources([source], own, progress))
         if entry.name is not None and len(jobs) != 1:
-            raise BatchError(
+            several = (
                 f"{path}: {entry.source} holds {len(jobs):,} checkpoints, which can't all be called"
                 f" {entry.name}. Leave out the name, or give one of: "
                 + ", ".join(job.shown for job in jobs[:5])
             )
+            refused.append(as_text(several))
+            jobs = [Job(entry.name, source, own, error=refused[-1])]
         yield from (replace(job, name=entry.name or job.name) for job in jobs)
+    if refused and len(refused) == len(entries):
+        raise BatchError("\n".join(refused))
 
 
 def from_family(name: str, base_url: str | None, options: Options = DEFAULTS) -> Iterator[Job]:
@@ -162,6 +171,11 @@ def check_jobs(jobs: list[Job], sources: Iterable[str], out: str) -> None:
         if not _is_folder_name(job.name):
             raise BatchError(f"{job.shown}: {job.name!r} can't be the name of a folder in {out}")
     target = parse_location(out)
+    if files := [name for name in checkpoint_files(target.folder()) if "/" not in name]:
+        raise BatchError(
+            f"{target.shown} holds a checkpoint ({joined(files, 3)}) and is never written; choose"
+            " another folder. OUT comes last"
+        )
     for source in (*sources, *(job.source for job in jobs)):
         if parse_location(source).contains(target):
             raise BatchError(f"{out} is in the source {source}; choose a folder elsewhere")

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..interrupts import held
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
-from ..storage.location import parse_location
+from ..storage.location import DiskPath, parse_location
 from ..text import joined
 from . import dask, processes
 from .jobs import Job, check_jobs, from_family, from_list, from_sources
@@ -58,9 +58,9 @@ def find_jobs(
     out: str | os.PathLike[str],
     options: Options = DEFAULTS,
     *,
-    listed: Path | None = None,
+    listed: str | os.PathLike[str] | None = None,
     family: str | None = None,
-    base_url: str | None = None,
+    base_url: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> list[Job]:
@@ -80,18 +80,18 @@ def find_jobs(
     Raises:
         BatchError: the call is wrong; nothing was done.
         CheckpointError: none of the sources can be found.
-        TypeError: `sources` is a string, or an option is unknown.
+        TypeError: `sources` is a single path, or an option is unknown.
         ValueError: an option has a wrong value.
     """
-    if isinstance(sources, str | os.PathLike):
-        raise TypeError(f"sources must be a list of checkpoints, not the single path {sources!r}")
+    if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Iterable):
+        raise TypeError(f"sources must be a list of checkpoints, not the single {sources!r}")
     options = make_options(changes, options)
     paths, out = [os.fsdecode(source) for source in sources], os.fsdecode(out)
     jobs = list(from_sources(paths, options, progress))
     if listed is not None:
-        jobs += from_list(listed, options, progress)
+        jobs += from_list(Path(listed), options, progress)
     if family is not None:
-        jobs += from_family(family, base_url, options)
+        jobs += from_family(family, None if base_url is None else os.fsdecode(base_url), options)
     elif base_url is not None:
         raise BatchError("--base-url needs --family, which names a family")
     # Several sources may mean the same checkpoint.
@@ -133,18 +133,25 @@ def batch(
         BatchError: the scheduler can't be used.
         BertconvertError: the scheduler went away.
         OutputError: `out` can't be written, or has a table that no batch wrote.
+        TypeError: an argument is not what it must be.
         ValueError: there is no such level.
     """
     if level is not None and level not in LEVELS:
         raise ValueError(f"there is no level {level!r}; the levels are {joined(LEVELS)}")
+    if not isinstance(jobs, Sequence) or not all(isinstance(job, Job) for job in jobs):
+        raise TypeError("jobs must be a list of Job, as find_jobs gives it")
+    if processes is not None and (not isinstance(processes, int) or processes < 1):
+        raise ValueError(f"processes must be a number from 1 on, not {processes!r}")
+    jobs = [replace(job, options=_absolute(job.options)) for job in jobs]
     folder = parse_location(out).absolute()
+    is_new = isinstance(folder, DiskPath) and not folder.kind()
     folder.make_folder()
     table = _Table(str(folder))
     # The largest first, so that no processor is left with one at the end.
     tasks = [
         Task(
             number=number,
-            job=replace(job, options=_absolute(job.options)),
+            job=job,
             source=str(parse_location(job.source).absolute()),
             out=str(folder),
             force=force,
@@ -155,14 +162,22 @@ def batch(
     ]
     counts = {"converted": 0, "unchanged": 0, "failed": 0}
     open_workers = _opener(str(folder), len(tasks), processes, level, scheduler)
+    has_begun = True
     try:
         with closing(_outcomes(tasks, open_workers, fail_fast, watch)) as outcomes:
             for outcome in outcomes:
                 counts[outcome.status] += 1
                 table.add(outcome.model)
                 watch(Event(outcome.status, tasks[outcome.number].job, model=outcome.model))
+    except BatchError:
+        has_begun = bool(table.added)
+        raise
     finally:
-        table.write()
+        if has_begun:
+            table.write()
+        elif is_new:
+            with suppress(OSError):  # another process put something into it
+                os.rmdir(str(folder))
     models = sorted(table.added, key=lambda model: model.name)
     return Summary(str(folder), models, not_started=len(tasks) - len(models), **counts)
 
@@ -184,7 +199,8 @@ def _opener(
 
 
 def _absolute(options: Options) -> Options:
-    """The options with paths that hold in any folder."""
+    """The options, checked, with paths that hold in any folder."""
+    options = make_options({}, options)
     files = {name: getattr(options, name) for name in ("config", "vocab")}
     paths = {name: path.expanduser().absolute() for name, path in files.items() if path is not None}
     if options.mapping is not None and options.mapping not in builtin_mappings():

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ... import __version__
 from ..checkpoint.checksum import crc32c
 from ..choices import LEVELS
-from ..convert import small_files, write_model
+from ..convert import small_files, spare_checkpoints, write_model
 from ..errors import BertconvertError, BusyError, OutputError, PlanError, VerificationError
 from ..layout import MODEL_FILES, PROVENANCE, WEIGHTS
 from ..prepare import Prepared, prepare
@@ -84,6 +84,7 @@ def failed(task: Task, reason: str, trace: str = "") -> Outcome:
 
 def _do(task: Task, progress: Progress) -> Outcome:
     job, target = task.job, parse_location(task.out).join(task.job.name)
+    spare_checkpoints(parse_location(task.source), target)
     prepared = prepare(task.source, job.options, progress=progress)
     _check_sizes(job, prepared)
     force = task.force

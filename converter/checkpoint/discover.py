@@ -13,7 +13,7 @@ from ..storage.archives import ARCHIVES, archive, is_packed
 from ..storage.files import Directory, File, Folder, Progress
 from ..storage.location import Location, Url, parse_location
 from .locate import Located, Search, all_in, locate
-from .names import may_be_index, prefix_of
+from .names import is_of_a_set, may_be_index, prefix_of
 
 T = TypeVar("T")
 
@@ -69,6 +69,15 @@ def find_checkpoints(
     for one in sorted(found, key=lambda one: one.path.split("/")):  # as folders are listed
         once.setdefault(one.index, one)
     return list(once.values())
+
+
+def checkpoint_files(folder: Folder) -> list[str]:
+    """The names of files that belong to checkpoints in a folder, which need not exist."""
+    try:
+        names = [name for name in folder.names() if is_of_a_set(name)]
+        return names or [one.index_name for one in all_in(folder)]
+    except CheckpointError:
+        return []
 
 
 def _search(place: Location, search: Search) -> list[Found]:

@@ -72,7 +72,10 @@ class DiskPath(Struct, frozen=True):
         """Whether `other` is this place, or in it."""
         if isinstance(other, Url):
             return False
-        mine, its = os.path.realpath(self.path), os.path.realpath(other.path)
+        try:
+            mine, its = os.path.realpath(self.path), os.path.realpath(other.path)
+        except ValueError:  # no file has such a name
+            return False
         return os.path.commonpath([mine, its]) == mine
 
     def resolved(self) -> "DiskPath":

@@ -19,6 +19,7 @@ from bertconvert.converter.batch import Event, Job, ModelRow, Summary, batch, fi
 from bertconvert.converter.batch.table import write_family
 from bertconvert.converter.batch.task import Outcome, Task
 from bertconvert.converter.batch.workers import Step
+from bertconvert.converter.options import Options
 from bertconvert.converter.terminal import Board
 
 from ..helpers import in_terminal, small_disk
@@ -926,3 +927,72 @@ def test_refuses_wrong_calls(fixtures: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="foo"):
         batch(jobs, tmp_path / "out", level="foo")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="processes"):
+        batch(jobs, tmp_path / "out", processes=0)
+    for wrong in (str(fixtures / "squad"), [fixtures / "squad"], jobs[0]):
+        with pytest.raises(TypeError, match="Job"):
+            batch(wrong, tmp_path / "out")  # type: ignore[arg-type]
+    wrong_options = Options(lower_case="no")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lower_case"):
+        batch([Job("x", "y", wrong_options)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_takes_paths_in_any_form(fixtures: Path, tmp_path: Path) -> None:
+    path = listed(tmp_path / "list.toml", {"source": str(fixtures / "encoder")})
+    jobs = find_jobs([fixtures / "squad"], tmp_path / "out", listed=str(path))
+    assert [job.name for job in jobs] == ["squad", "encoder"]
+    family = find_jobs([], tmp_path / "out", family="compact", base_url=tmp_path)
+    assert family[0].source.startswith(str(tmp_path))
+
+
+def test_that_can_not_begin_leaves_no_folder(fixtures: Path, tmp_path: Path) -> None:
+    result = run(fixtures / "squad", tmp_path / "out", "--scheduler", "tcp://127.0.0.1:1x")
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+class TestAFolderThatHoldsACheckpoint:
+    @pytest.mark.parametrize("options", [[], ["--force"]])
+    def test_is_never_written(self, fixtures: Path, tmp_path: Path, options: list[str]) -> None:
+        copies(fixtures, tmp_path, ["mine", "other/squad"])
+        before = tree(tmp_path)
+        for out in ("mine", "mine/out"):
+            result = run(tmp_path / "mine", tmp_path / out, *options)
+            assert result.exit_code == 2
+            result = run(tmp_path / "other", tmp_path / "mine", *options)
+            assert result.exit_code == 2
+            assert "holds a checkpoint" in result.stderr
+        assert tree(tmp_path) == before
+
+    @pytest.mark.parametrize("options", [[], ["--force"]])
+    def test_and_is_where_a_model_would_be_fails_that_model(
+        self, fixtures: Path, tmp_path: Path, options: list[str]
+    ) -> None:
+        copies(fixtures, tmp_path / "out", ["squad"])
+        before = tree(tmp_path / "out" / "squad")
+        result = run(fixtures / "squad", fixtures / "encoder", tmp_path / "out", *options)
+        assert result.exit_code == 1
+        assert "holds a checkpoint" in family(tmp_path / "out")["squad"]["error"]
+        assert "or --force" not in result.stderr
+        assert tree(tmp_path / "out" / "squad") == before
+        assert (tmp_path / "out" / "encoder" / "config.json").exists()
+
+
+def test_a_name_for_several_checkpoints_fails_alone(fixtures: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "steps"
+    shutil.copytree(fixtures / "squad", steps)
+    for path in steps.glob("bert_model.ckpt.*"):
+        shutil.copy(path, steps / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
+    path = listed(
+        tmp_path / "list.toml",
+        {"source": "steps", "name": "many"},
+        {"source": str(fixtures / "encoder"), "name": "one"},
+    )
+    result = run("--list", path, tmp_path / "out")
+    assert result.exit_code == 1
+    rows = family(tmp_path / "out")
+    assert "2 checkpoints" in rows["many"]["error"]
+    assert "model.ckpt-7" in rows["many"]["error"]
+    assert rows["one"]["architecture"] == "BertModel"
+    assert models(tmp_path / "out") == ["one"]
