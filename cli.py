@@ -267,7 +267,8 @@ _source_options = _with_options(
         click.option(
             "--activation",
             type=click.Choice(get_args(Activation)),
-            help="Which GELU to write: tanh (Google's since 2019) or erf.  [default: auto]",
+            help="Which GELU to write: tanh (Google's since 2019), erf, or gelu_new (tanh, for"
+            " programs that know only that name).  [default: auto]",
         ),
         click.option(
             "--labels",

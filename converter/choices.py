@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-Activation = Literal["auto", "tanh", "erf"]
+Activation = Literal["auto", "tanh", "erf", "gelu_new"]
 DType = Literal["keep", "float64", "float32", "float16", "bfloat16"]
 Format = Literal["safetensors", "bin"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]

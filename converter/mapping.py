@@ -81,6 +81,28 @@ class SizeRule(_Table, frozen=True):
         return max(1, sizes[symbol] // int(divisor))
 
 
+class Default(_Table, frozen=True):
+    """A value that the original config may have, and the range that it must be in."""
+
+    value: Value
+    least: float = -math.inf
+    most: float = math.inf
+
+    @property
+    def range(self) -> str:
+        """The range in words."""
+        if math.inf in (self.most, -self.least):
+            return f"at least {self.least:g}" if self.most == math.inf else f"at most {self.most:g}"
+        return f"between {self.least:g} and {self.most:g}"
+
+
+class Foreign(_Table, frozen=True):
+    """A key of another model's config."""
+
+    of: str  # the models
+    unless: Value | None = None  # the value, or the symbol of the size, with which it means nothing
+
+
 class VariableRule(_Table, frozen=True):
     """One variable, or one for every combination of the loops' values."""
 
@@ -142,6 +164,41 @@ class Activation(_Table, frozen=True):
     default: str
     names: dict[str, str | dict[str, str]]  # a table offers several, by --activation's words
 
+    def form(self, activation: tuple[str, str]) -> str:
+        """The word of --activation for a function; "auto" if its name has only one form.
+
+        Args:
+            activation: TensorFlow's name and transformers' name.
+        """
+        offered = self.names.get(activation[0])
+        forms = offered.items() if isinstance(offered, dict) else ()
+        function = same_function(activation[1])
+        return next((word for word, name in forms if same_function(name) == function), "auto")
+
+    def of_transformers(self, stated: object) -> tuple[str, str] | None:
+        """TensorFlow's name and its form, for transformers' name of a function; None if unknown."""
+        function = same_function(stated)
+        for name, offered in self.names.items():
+            forms = offered if isinstance(offered, dict) else {"auto": offered}
+            for word, known in forms.items():
+                if same_function(known) == function:
+                    return name, word
+        return None
+
+
+# Other names of transformers (ACT2FN in activations.py) for the same functions.
+_ALIASES = {
+    "gelu_new": "gelu_pytorch_tanh",
+    "gelu_accurate": "gelu_pytorch_tanh",
+    "gelu_python_tanh": "gelu_pytorch_tanh",
+    "gelu_python": "gelu",
+}
+
+
+def same_function(activation: object) -> str:
+    """One name for all of transformers' names of one function."""
+    return _ALIASES.get(str(activation), str(activation))
+
 
 class Paper(_Table, frozen=True):
     """A publication that describes the model."""
@@ -187,8 +244,9 @@ class MappingFile(_Table, frozen=True):
     roles: Roles = field(default_factory=Roles)
     config: dict[str, Value] = {}
     token_ids: dict[str, Role] = {}  # config.json's key -> the token whose row it is
-    defaults: dict[str, Value] = {}
+    defaults: dict[str, Value | Default] = {}
     neutral: dict[str, Value] = {}
+    foreign: dict[str, Foreign] = {}
     implied: dict[str, Value] = {}
     activation: Activation | None = None
     spelling: dict[str, str] = {}
@@ -225,6 +283,11 @@ class MappingFile(_Table, frozen=True):
         """The config key of a symbol."""
         rule = self.sizes[symbol]
         return rule if isinstance(rule, str) else rule.config
+
+    def default(self, key: str) -> Default:
+        """The rule of a key of `defaults`."""
+        rule = self.defaults[key]
+        return rule if isinstance(rule, Default) else Default(rule)
 
     def names(self, rule: VariableRule) -> list[str]:
         """The names of a rule's variable: the original one, its aliases, and its other spelling."""
@@ -509,6 +572,7 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
             yield f"roles.{role} = {symbol!r} is not in [sizes]"
     keys = [mapping.size_key(symbol) for symbol in mapping.sizes]
     keys += [*mapping.config, *mapping.token_ids, *mapping.defaults, *mapping.neutral]
+    keys += mapping.foreign
     if mapping.activation:
         keys.append(mapping.activation.config)
         if mapping.activation.default not in mapping.activation.names:
@@ -519,6 +583,11 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
             if not offered:
                 yield f"activation.names.{name}: it has no transformers name"
     yield from (f"{key}: this config key is set twice" for key in _repeated(keys))
+    for key in mapping.defaults:
+        rule = mapping.default(key)
+        in_range = not isinstance(rule.value, int | float) or rule.least <= rule.value <= rule.most
+        if not in_range:
+            yield f"defaults.{key}: {rule.value!r} is not {rule.range}"
 
 
 def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:

@@ -37,7 +37,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The number of attention heads, if neither the variables nor a config tell it."""
     activation: Activation = "auto"
     """Which form of the activation to write, if the mapping offers several: `tanh` or `erf` for
-    GELU. `auto` takes the form that the original code computes."""
+    GELU, or `gelu_new`, which is `tanh` under the name that older programs know. `auto` takes the
+    form that the original code computes."""
     dtype: DType = "keep"
     """The dtype of the tensors; `keep` leaves each tensor as it is."""
     lower_case: bool | None = None

@@ -7,7 +7,7 @@ skipped for a reason; every tensor of the chosen class is filled once; every sha
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import get_args
 
@@ -35,6 +35,7 @@ from .unknown import doubts, skip_others, stand_ins
 # The dtypes that weights may have, widest first, and the bytes of an element.
 FLOATS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _LARGEST_SIZE = (1 << 31) - 1
+_OF_TRANSFORMERS = ("model_type", "architectures", "transformers_version")  # keys of its configs
 _MOST_PADDING = 1023  # rows; people round up to a multiple of 8, 128 or 1,024
 
 
@@ -92,6 +93,7 @@ def make_plan(
     special_tokens: Mapping[Role, SpecialToken] | None = None,
     vocabulary_notes: Sequence[str] = (),
     config_name: str = "the config",
+    config_line: Callable[[str], int | None] = lambda key: None,
     vocabulary_name: str = "the vocabulary",
 ) -> Plan:
     """Decide what becomes of every variable.
@@ -105,6 +107,7 @@ def make_plan(
         special_tokens: those of the vocabulary, if there is one.
         vocabulary_notes: what is odd about it, for the message that it does not fit.
         config_name: the config file's name, for messages.
+        config_line: gives the line of a key in the config file, for messages.
         vocabulary_name: the vocabulary file's name, for messages.
 
     Raises:
@@ -120,7 +123,7 @@ def make_plan(
     present = {pair.group for pair, variable in pairs if variable is not None}
     architecture = _choose_architecture(mapping, present, options.head)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)}
-    planner = _Planner(mapping, config, options, config_name)
+    planner = _Planner(mapping, config, options, config_name, config_line)
     planner.check_patterns(taken.dropped)
     stands_for = {group.name: group.instead for group in mapping.group}
     lacks = sorted(wanted - present) if options.head is not None else []
@@ -139,6 +142,7 @@ def make_plan(
     planner.complete_sizes()
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
+    planner.check_config()
     values = planner.config_values() | planner.token_ids(special_tokens)
     values |= planner.problem_type(architecture)
     activation = planner.activation()
@@ -253,11 +257,13 @@ class _Planner:
         config: Mapping[str, object] | None,
         options: Options,
         config_name: str,
+        config_line: Callable[[str], int | None],
     ) -> None:
         self.mapping = mapping
         self.config = config or {}
         self.options = options
         self.config_name = config_name
+        self.config_line = config_line
         self.reasons: list[str] = []
         self.notes: list[str] = []
         self.sizes: dict[str, int] = {}  # by symbol
@@ -268,6 +274,11 @@ class _Planner:
                 f"no {rule.name if rule else 'config'} was found, so the sizes are taken from the"
                 " variables"
             )
+
+    def place(self, key: str) -> str:
+        """Where the config has a key, for messages."""
+        line = self.config_line(key)
+        return self.config_name if line is None else f"{self.config_name} (line {line:,})"
 
     def check_patterns(self, dropped: Sequence[Dropped]) -> None:
         """A reason for every pattern of the caller that is wrong, a note if it fits nothing."""
@@ -418,11 +429,11 @@ class _Planner:
             key = self.mapping.size_key(symbol)
             stated = self.config.get(key)
             if stated is not None and not _is_size(stated):
-                self.reasons.append(f"{self.config_name}: {key} is {_shown(stated)}, not a size")
+                self.reasons.append(f"{self.place(key)}: {key} is {_told(stated)}not a size")
                 continue
             if symbol in self.evidence and stated not in (None, self.sizes[symbol]):
                 reason = (
-                    f"{self.config_name} says {key} = {stated}, but the checkpoint has"
+                    f"{self.place(key)} says {key} = {stated}, but the checkpoint has"
                     f" {self.sizes[symbol]} ({self.evidence[symbol]})"
                 )
                 padded = _is_padded(stated, self.sizes[symbol])
@@ -436,7 +447,8 @@ class _Planner:
     def _untold_size(self, symbol: str, rule: SizeRule, stated: object, given: int | None) -> None:
         if given is not None and stated not in (None, given):
             self.reasons.append(
-                f"{self.config_name} says {rule.config} = {stated}, but --num-heads is {given}"
+                f"{self.place(rule.config)} says {rule.config} = {stated}, but --num-heads is"
+                f" {given}"
             )
         value = given or stated
         origin = ""
@@ -486,15 +498,54 @@ class _Planner:
             if symbol in self.sizes
         }
         values.update(self.mapping.config)
-        for key, default in self.mapping.defaults.items():
-            value = self.config.get(key, default)
-            alike = type(value) is type(default) or (type(default) is float and type(value) is int)
+        for key in self.mapping.defaults:
+            rule = self.mapping.default(key)
+            usual, value = rule.value, self.config.get(key, rule.value)
+            is_float = type(usual) is float
+            alike = type(value) is type(usual) or (is_float and type(value) is int)
             if not alike or (isinstance(value, int | float) and not abs(value) <= _LARGEST_SIZE):
                 self.reasons.append(
-                    f"{self.config_name}: {key} is {_shown(value)}, not a value like {default!r}"
+                    f"{self.place(key)}: {key} is {_told(value)}not a value like {usual!r}"
                 )
+            elif isinstance(value, int | float) and not rule.least <= value <= rule.most:
+                self.reasons.append(
+                    f"{self.place(key)}: {key} is {_shown(value)}, but must be {rule.range}"
+                )
+            elif is_float and isinstance(value, int):
+                value = float(value)  # transformers takes no whole number for some keys
             values[key] = value
         return values
+
+    def check_config(self) -> None:
+        """A reason for every key of the config that tells another model, or contradicts the rules.
+
+        Null is as good as no value.
+        """
+        mapping = self.mapping
+        stated = {key: value for key, value in self.config.items() if value is not None}
+        other = "this config belongs to another model"
+        for key, foreign in mapping.foreign.items():
+            harmless = foreign.unless
+            if isinstance(harmless, str):
+                harmless = self.sizes.get(harmless, harmless)
+            if key in stated and (harmless is None or stated[key] != harmless):
+                self.reasons.append(
+                    f"{self.place(key)}: {key} = {_shown(stated[key])} is a key of {foreign.of},"
+                    f" so {other}"
+                )
+        if stated.get("model_type", mapping.model_type) != mapping.model_type:
+            self.reasons.append(
+                f"{self.place('model_type')}: model_type is {_shown(stated['model_type'])}, not"
+                f" {mapping.model_type!r}, so {other}"
+            )
+        for key, value in (mapping.config | mapping.neutral).items():
+            if key in stated and stated[key] != value:
+                self.reasons.append(
+                    f"{self.place(key)} says {key} = {_shown(stated[key])}, but the original code"
+                    f" computes with {value!r}, and so would the converted model. If the checkpoint"
+                    f" was trained with {value!r}, remove the key from a copy of the config, and"
+                    " give the copy with --config"
+                )
 
     def token_ids(
         self, special_tokens: Mapping[Role, SpecialToken] | None
@@ -511,8 +562,7 @@ class _Planner:
             if special_tokens is None:
                 if stated is not None and not (type(stated) is int and 0 <= stated < rows):
                     self.reasons.append(
-                        f"{self.config_name}: {key} is {_shown(stated)}, not a row of the"
-                        " vocabulary"
+                        f"{self.place(key)}: {key} is {_told(stated)}not a row of the vocabulary"
                     )
                 values[key] = stated if isinstance(stated, int) else None
                 continue
@@ -523,7 +573,7 @@ class _Planner:
             else:
                 found = f"{key} is {token.row}, the row of {token.text} in the vocabulary"
             if key in self.config and stated != token.row:
-                self.notes.append(f"{found}; {self.config_name} says {_shown(stated)}")
+                self.notes.append(f"{found}; {self.place(key)} says {_shown(stated)}")
             elif token.row != usual:
                 self.notes.append(found)
         return values
@@ -566,16 +616,29 @@ class _Planner:
             return "", ""
         # Upper and lower case mean the same, and null means linear, as in Google's code.
         stated = self.config.get(rule.config, rule.default)
-        name = stated.lower() if isinstance(stated, str) else ""
+        name, form = stated.lower() if isinstance(stated, str) else "", "auto"
         offered = rule.names.get(name) if stated is None or isinstance(stated, str) else None
+        theirs = rule.of_transformers(stated) if self._is_of_transformers(rule.config) else None
+        if theirs is not None:
+            name, form = theirs
+            offered = rule.names[name]
         if isinstance(offered, str) and choice == "auto":
             return name, offered
         if isinstance(offered, dict) and choice in ("auto", *offered):
-            return name, offered.get(choice) or next(iter(offered.values()))
+            usual = next(iter(offered))
+            if choice == "auto" and form not in ("auto", usual):
+                self.notes.append(
+                    f"{self.config_name} is transformers' own, so {rule.config} = {stated} means"
+                    f" the {form} form of {name}. The original code computes the {usual} form;"
+                    f" --activation {usual} writes it"
+                )
+            word = form if choice == "auto" else choice
+            return name, offered[usual if word == "auto" else word]
         if offered is None:
             known = ", ".join(filter(None, rule.names))
             self.reasons.append(
-                f"{self.config_name}: {rule.config} is {_shown(stated)}; known values are {known}"
+                f"{self.place(rule.config)}: {rule.config} is {_shown(stated)}; known values are"
+                f" {known}"
             )
         else:
             forms = joined([*offered]) if isinstance(offered, dict) else "only one form"
@@ -583,6 +646,10 @@ class _Planner:
                 f"--activation {choice}: {rule.config} is {name}, which has {forms}"
             )
         return name, ""
+
+    def _is_of_transformers(self, key: str) -> bool:
+        """Whether the config has a key, and is a config.json that transformers wrote."""
+        return key in self.config and any(mark in self.config for mark in _OF_TRANSFORMERS)
 
     def check_dtypes(self, written: Found) -> None:
         """A reason for every weight that is not a floating-point number."""
@@ -620,6 +687,11 @@ def _is_padded(tokens: object, rows: int) -> bool:
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 1 <= value <= _LARGEST_SIZE
+
+
+def _told(value: object) -> str:
+    """A value that is wrong, before what it is not."""
+    return f"{_shown(value)}, a string and " if isinstance(value, str) else f"{_shown(value)}, "
 
 
 def _shown(value: object) -> str:

@@ -282,6 +282,7 @@ class TestConfig:
             "initializer_range": 0.02,
             "intermediate_size": 128,
             "layer_norm_eps": 1e-12,
+            "position_embedding_type": "absolute",
             "max_position_embeddings": 64,
             "model_type": "bert",
             "num_attention_heads": 2,

@@ -789,6 +789,7 @@ class TestTheConfig:
             **CONFIG,
             "hidden_act": "gelu_pytorch_tanh",
             "layer_norm_eps": 1e-12,
+            "position_embedding_type": "absolute",
             "pad_token_id": 0,
             "attention_probs_dropout_prob": 0.1,
             "hidden_dropout_prob": 0,
@@ -871,6 +872,76 @@ class TestTheConfig:
         text = refusal(checkpoint(), {**CONFIG, "hidden_dropout_prob": value})
         assert text.startswith("the config: hidden_dropout_prob is ")
         assert text.endswith("like 0.1")
+
+    @pytest.mark.parametrize("key", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+    @pytest.mark.parametrize("value", [-0.1, -1, 1.0000001, 2, 100])
+    def test_whose_dropout_is_no_probability_is_refused(self, key: str, value: float) -> None:
+        text = refusal(checkpoint(), {**CONFIG, key: value})
+        assert text == f"the config: {key} is {value!r}, but must be between 0 and 1"
+
+    def test_whose_initializer_range_is_negative_is_refused(self) -> None:
+        text = refusal(checkpoint(), {**CONFIG, "initializer_range": -0.02})
+        assert text == "the config: initializer_range is -0.02, but must be at least 0"
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("hidden_dropout_prob", 1), ("initializer_range", 0)]
+    )
+    def test_whose_value_is_a_whole_number_has_it_as_a_float(self, key: str, value: int) -> None:
+        found = make_plan(checkpoint(), BERT, {**CONFIG, key: value}).config[key]
+        assert (found, type(found)) == (value, float)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("layer_norm_eps", 1e-5),
+            ("layer_norm_eps", "1e-12"),
+            ("position_embedding_type", "relative_key"),
+            ("is_decoder", True),
+            ("add_cross_attention", True),
+        ],
+    )
+    def test_that_contradicts_the_original_code_is_refused(self, key: str, value: object) -> None:
+        text = refusal(checkpoint(), {**CONFIG, key: value})
+        assert text.startswith(f"the config says {key} = {value!r}")
+        assert "--config" in text
+
+    @pytest.mark.parametrize(
+        ("key", "value", "model"),
+        [
+            ("embedding_size", 64, "ALBERT, ELECTRA and MobileBERT"),
+            ("num_hidden_groups", 1, "ALBERT"),
+            ("use_relative_position", True, "NEZHA"),
+            ("model_type", "albert", "model_type is 'albert', not 'bert'"),
+        ],
+    )
+    def test_of_another_model_is_refused_by_the_key(
+        self, key: str, value: object, model: str
+    ) -> None:
+        text = refusal(checkpoint(), {**CONFIG, key: value})
+        assert key in text and model in text and "another model" in text
+
+    @pytest.mark.parametrize(
+        "harmless",
+        [
+            {"layer_norm_eps": 1e-12, "position_embedding_type": "absolute", "is_decoder": False},
+            {"layer_norm_eps": None, "is_decoder": None, "num_hidden_groups": None},
+            {"embedding_size": 128, "use_relative_position": False},
+            {"model_type": "bert", "hidden_act": "gelu_new"},
+        ],
+    )
+    def test_that_agrees_with_the_rules_changes_nothing(self, harmless: dict[str, object]) -> None:
+        assert make_plan(checkpoint(), BERT, CONFIG | harmless) == make_plan(
+            checkpoint(), BERT, CONFIG
+        )
+
+    def test_has_the_lines_of_its_keys_in_the_messages(self) -> None:
+        lines = {"hidden_size": 3, "vocab_size": 4, "hidden_dropout_prob": 5}
+        config = {**CONFIG, "hidden_size": 64, "vocab_size": "100", "hidden_dropout_prob": 7}
+        text = refusal(checkpoint(), config, config_name="c.json", config_line=lines.get)
+        first, second, third = sorted(text.splitlines())
+        assert first.startswith("c.json (line 3) says hidden_size = 64")
+        assert second.startswith("c.json (line 4): vocab_size is '100', a string")
+        assert third.startswith("c.json (line 5): hidden_dropout_prob is 7")
 
     def test_that_is_missing_is_said_and_the_heads_are_assumed(self) -> None:
         plan = make_plan(checkpoint(), BERT)
@@ -1029,10 +1100,42 @@ class TestTheActivation:
         )
         assert text.startswith(f"--activation {choice}: hidden_act is relu")
 
+    @pytest.mark.parametrize(
+        ("stated", "choice", "expected"),
+        [
+            ("gelu", "auto", ("gelu", "gelu")),
+            ("gelu_python", "auto", ("gelu", "gelu")),
+            ("gelu_new", "auto", ("gelu", "gelu_pytorch_tanh")),
+            ("gelu_pytorch_tanh", "auto", ("gelu", "gelu_pytorch_tanh")),
+            ("gelu", "tanh", ("gelu", "gelu_pytorch_tanh")),
+            ("gelu_pytorch_tanh", "gelu_new", ("gelu", "gelu_new")),
+            ("relu", "auto", ("relu", "relu")),
+            (None, "auto", ("", "linear")),
+        ],
+    )
+    @pytest.mark.parametrize("mark", ["model_type", "transformers_version"])
+    def test_of_transformers_config_is_in_transformers_words(
+        self, stated: object, choice: str, expected: tuple[str, str], mark: str
+    ) -> None:
+        config = {**CONFIG, "hidden_act": stated, mark: "bert"}
+        plan = make_plan(checkpoint(), BERT, config, options=Options(activation=choice))
+        assert plan.activation == expected
+        told = [note for note in plan.notes if "--activation tanh" in note]
+        assert bool(told) is (expected[1] == "gelu")
+
+    @pytest.mark.parametrize("stated", ["silu", "gelu_10", "quick_gelu", 1, []])
+    def test_of_transformers_config_that_nobody_knows_is_refused(self, stated: object) -> None:
+        text = refusal(checkpoint(), {**CONFIG, "hidden_act": stated, "model_type": "bert"})
+        assert f"hidden_act is {stated!r}" in text
+
+    def test_may_have_the_name_that_older_programs_know(self) -> None:
+        plan = make_plan(checkpoint(), BERT, CONFIG, options=Options(activation="gelu_new"))
+        assert plan.config["hidden_act"] == "gelu_new"
+
     def test_may_not_be_chosen_by_an_unknown_word(self) -> None:
         text = refusal(checkpoint(), options=Options(activation="quick"))
         assert text.startswith("--activation quick: hidden_act is gelu")
-        assert text.endswith("tanh and erf")
+        assert text.endswith("tanh, erf and gelu_new")
 
 
 class TestWhatDoesNotFit:

@@ -29,7 +29,7 @@ class Architecture(Struct, frozen=True):
     groups: Collection[str]  # the mapping's groups that are in the model
     head: str  # what --head calls the class
     activation: str  # its name in the original config
-    form: str  # of the activation: auto, tanh or erf
+    form: str  # of the activation: tanh or erf; auto if it has one
     problem_type: str = ""  # config.json's, which may choose a classifier's loss
 
 

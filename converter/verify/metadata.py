@@ -9,15 +9,13 @@ from msgspec import Struct
 
 from ..labels import generic_name
 from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY
-from ..mapping import SizeRule
+from ..mapping import SizeRule, same_function
 from ..prepare import Prepared, source_file
 from ..text import joined, listed
 from ..tokenizers.registry import Role, load_tokenizer
 from .model_folder import ModelFolder, Provenance
 from .verdict import Check, Match
 
-# transformers' names of one and the same function (ACT2FN in activations.py).
-_ALIASES = {"gelu_new": "gelu_pytorch_tanh", "gelu_python": "gelu"}
 _MOST_SHOWN = 4
 
 
@@ -219,8 +217,8 @@ def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
         return []
     original, expected = prepared.plan.activation
     stated = folder.config.get(rule.config, prepared.mapping.implied.get(rule.config))
-    known = _ALIASES.get(str(stated), stated)
-    if known == expected:
+    known = same_function(stated)
+    if known == same_function(expected):
         return []
     offered = rule.names.get(original)
     hint = ""
@@ -228,7 +226,7 @@ def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
         hint = "".join(
             f". If the checkpoint was trained with the {word} form, give --activation {word}"
             for word, name in offered.items()
-            if name == known
+            if word == rule.form((original, known))
         )
     return [f"{rule.config} is {stated!r}, but the original {original!r} is {expected!r}{hint}"]
 
@@ -410,7 +408,7 @@ def _record(
     rule = prepared.mapping.activation
     if rule is not None:
         recorded, stated = provenance.activation.get("transformers"), folder.config.get(rule.config)
-        if recorded and stated not in (None, recorded):
+        if recorded and stated is not None and same_function(stated) != same_function(recorded):
             wrong.append(f"{CONFIG} was edited: {rule.config} was {recorded!r}")
     taken = {match.variable for match in matches}
     for name in sorted(set(checkpoint) - taken - provenance.dropped.keys()):

@@ -68,14 +68,14 @@ def open_sides(
     Raises:
         VerificationError: one of them can't be loaded.
     """
-    plan = prepared.plan
+    plan, rule = prepared.plan, prepared.mapping.activation
     settings = reference.settings(
         Architecture(
             sizes=role_sizes(prepared),
             groups=plan.groups,
             head=plan.architecture.head,
             activation=plan.activation[0],
-            form=prepared.options.activation,
+            form=rule.form(plan.activation) if rule is not None else "auto",
             problem_type=str(folder.config.get("problem_type") or ""),
         )
     )

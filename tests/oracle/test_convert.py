@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.numpy import load_file
 from transformers import (
     AutoConfig,
@@ -25,7 +27,7 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
-from bertconvert import Options, convert
+from bertconvert import Options, PlanError, convert
 
 # Google's float32 outputs are off by some 2e-6 themselves; a wrong GELU is off by 1e-3.
 TOLERANCE = 5e-6
@@ -308,6 +310,39 @@ class TestLoading:
             assert not info["missing_keys"]
             assert model.config.num_labels == 3
             assert model.classifier.out_features == 3
+
+
+class TestTheConfig:
+    @pytest.mark.parametrize(
+        "key", ["hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"]
+    )
+    @pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, -1, 1.5, 2, True, "0.1", [0.1]])
+    def test_is_refused_where_transformers_can_not_train_with_it(
+        self, fixtures: Path, tmp_path: Path, key: str, value: object
+    ) -> None:
+        source = shutil.copytree(fixtures / "encoder", tmp_path / "in")
+        config = json.loads((source / "bert_config.json").read_text()) | {key: value}
+        (source / "bert_config.json").write_text(json.dumps(config))
+        try:
+            convert(source, tmp_path / "out")
+        except PlanError as error:
+            assert key in str(error)
+            convert(fixtures / "encoder", tmp_path / "out")
+            written = json.loads((tmp_path / "out" / "config.json").read_text()) | {key: value}
+            (tmp_path / "out" / "config.json").write_text(json.dumps(written))
+            with pytest.raises((ValueError, TypeError, RuntimeError)):
+                trained(tmp_path / "out")
+        else:
+            trained(tmp_path / "out")
+
+
+def trained(folder: Path) -> None:
+    """Let transformers add a new head to a model, and compute as in training."""
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    except StrictDataclassError as error:
+        raise ValueError(str(error)) from error
+    model.train()(torch.ones(1, 4, dtype=torch.long))
 
 
 class TestOutputs:

@@ -1,6 +1,7 @@
 """The proof with both models running: it needs TensorFlow for one side and torch for the other."""
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -263,6 +264,28 @@ def test_the_older_gelu_is_another_function_unless_it_is_asked_for(
     verdict = verify(fixtures / "pretraining", tmp_path / "out", level="outputs", options=erf)
     assert verdict.passed
     assert verdict.activation is not None and verdict.activation.matches == "GELU by erf"
+
+
+@pytest.mark.parametrize(
+    ("stated", "choice", "matches"),
+    [
+        ("gelu", "auto", "GELU by erf"),
+        ("gelu_new", "auto", "GELU by tanh"),
+        ("gelu", "gelu_new", "GELU by tanh"),
+    ],
+)
+def test_the_activation_of_transformers_own_config_is_what_the_reference_computes(
+    stated: str, choice: str, matches: str, fixtures: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(fixtures / "pretraining", tmp_path / "source")
+    config = json.loads((source / "bert_config.json").read_text())
+    config |= {"hidden_act": stated, "model_type": "bert"}
+    (source / "bert_config.json").write_text(json.dumps(config))
+    options = Options(activation=choice)
+    convert(source, tmp_path / "out", options)
+    verdict = verify(source, tmp_path / "out", level="outputs", options=options)
+    assert verdict.passed
+    assert verdict.activation is not None and verdict.activation.matches == matches
 
 
 def test_a_nan_in_the_checkpoint_must_be_in_the_folder_and_is_said(

@@ -174,6 +174,27 @@ def test_the_older_gelu_is_accepted_where_it_is_asked_for(fixtures: Path, out: P
     assert weights(fixtures, out, "pretraining", "--activation", "erf").exit_code == 0
 
 
+@pytest.mark.parametrize("other", ["gelu_new", "gelu_python_tanh", "gelu_accurate"])
+def test_another_name_of_the_same_activation_is_no_difference(
+    other: str, fixtures: Path, out: Path
+) -> None:
+    edited(out / "config.json", hidden_act=other)
+    assert weights(fixtures, out).exit_code == 0
+
+
+def test_the_name_that_older_programs_know_is_accepted_either_way(
+    fixtures: Path, out: Path, tmp_path: Path
+) -> None:
+    option = ("--activation", "gelu_new")
+    source = fixtures / "pretraining"
+    made = CliRunner().invoke(cli, ["tf2pt", str(source), str(tmp_path / "new"), *option])
+    assert made.exit_code == 0, made.output
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["hidden_act"] == "gelu_new"
+    assert weights(fixtures, tmp_path / "new").exit_code == 0
+    assert weights(fixtures, out, "pretraining", *option).exit_code == 0
+
+
 def test_a_report_that_cannot_be_written_is_said_behind_the_verdict(
     fixtures: Path, out: Path, tmp_path: Path
 ) -> None:
