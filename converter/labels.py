@@ -5,7 +5,6 @@ or {"no": 0, "yes": 1}; or as such a list or object under a key such as `id2labe
 refused, because reading one may run any program.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,8 @@ def read_labels(data: bytes, source: str) -> Labels:
             " Write its labels to a text file, one a line in the order of their ids, and name it"
             " with --labels"
         )
+    import json  # which few conversions need
+
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
