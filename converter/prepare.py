@@ -86,8 +86,11 @@ def prepare(
     try:
         return _prepare(checkpoint, mapping, digest, options)
     except (CheckpointError, PlanError) as error:
+        other = ""
         if options.mapping in (None, *builtin_mappings()):
-            _refuse_other_models(checkpoint, mapping, options, error)
+            other = _other_model(checkpoint, mapping, options)
+        if other:
+            raise PlanError(other) from error
         raise
 
 
@@ -290,24 +293,20 @@ def base_name(file: File) -> str:
     return as_text(os.path.basename(file.name))
 
 
-def _refuse_other_models(
-    checkpoint: Checkpoint, mapping: MappingFile | None, options: Options, cause: Exception | None
-) -> None:
-    """Raise an error if the names of the variables tell which other model this is.
+def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: Options) -> str:
+    """Which other model this is, if the names of the variables tell it; else "".
 
     That explains every other reason why a conversion is not possible, and so replaces them.
-
-    Raises:
-        MappingError: no mapping converts this model.
     """
     from .other_models import other_model
 
     found = other_model(telling_names(checkpoint.variables, mapping, options))
-    if found:
-        raise MappingError(
-            f"{checkpoint.name} {found}. bertconvert does not convert it; `bertconvert mappings`"
-            " lists what it converts"
-        ) from cause
+    if not found:
+        return ""
+    return (
+        f"{checkpoint.name} {found}. bertconvert does not convert it; `bertconvert mappings` lists"
+        " what it converts"
+    )
 
 
 def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFile, str]:
@@ -330,7 +329,8 @@ def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFil
     every = [read_mapping(path, check=False) for path in known.values()]
     fitting = [found for found in every if fits(checkpoint.variables, found[0])]
     if not fitting:
-        _refuse_other_models(checkpoint, None, options, None)
+        if other := _other_model(checkpoint, None, options):
+            raise MappingError(other)
         some = ", ".join(list(checkpoint)[:5])
         detects = joined([f"{joined(m.detects)} ({m.name})" for m, _ in every])
         raise MappingError(

@@ -137,7 +137,7 @@ def skip_others(
         )
         reasons += _list_unknown(mapping, outside, written)
         reasons.append(
-            _remedy_outside(outside, taken, _offers(mapping, outside, pairs, taken, loops))
+            _remedy_outside(outside, taken, _offers(mapping, options, outside, pairs, taken, loops))
         )
     if slots:
         reasons += _list_unknown(mapping, slots, written)
@@ -157,6 +157,7 @@ def _list_unknown(mapping: MappingFile, unknown: _Unknown, written: Found) -> li
 
 def _offers(
     mapping: MappingFile,
+    options: Options,
     unknown: _Unknown,
     pairs: Found,
     taken: Taken,
@@ -167,7 +168,7 @@ def _offers(
     if mapping.headless is not None:
         offers.append(f"--head {HEADLESS} converts the model without it")
     present = {pair.group for pair, variable in pairs if variable is not None}
-    homes = stand_ins(mapping, pairs, taken.local, loops)
+    homes = [] if options.head else stand_ins(mapping, pairs, taken.local, loops)
     names = sorted(variable.name for _, variable in unknown)
     if len(homes) == 1 and names == sorted(v.name for _, v in homes[0] if v):
         group = next(g for g in mapping.group if g.name == homes[0][0][0].group)

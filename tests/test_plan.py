@@ -657,6 +657,7 @@ class TestADenseHead:
         assert "--head classifier" not in refusal(variables)
         text = refusal(variables, options=Options(head="classifier"))
         assert "2 parts of the checkpoint fit as the classifier" in text
+        assert "takes it" not in text
         assert "dense/kernel and dense/bias; dense_1/kernel and dense_1/bias" in text
         plan = make_plan(variables, BERT, options=Options(head="classifier", drop=("dense_1/*",)))
         assert plan.entries[-1].variable == "dense/bias"
