@@ -76,11 +76,14 @@ def from_names(names: Sequence[str], source: str) -> Labels:
 def labels_of(config: Mapping[str, object], source: str) -> Labels | None:
     """The labels that a model's config names; None if it names none.
 
+    transformers writes "LABEL_0" and so on where it knows no name, which names nothing.
+
     Raises:
         PlanError: they make no sense.
     """
     known = {key: config[key] for key in _CONFIG_KEYS if isinstance(config.get(key), dict)}
-    return _from_json(known, source) if known else None
+    found = _from_json(known, source) if any(known.values()) else {}
+    return found if any(name != generic_name(i) for i, name in found.items()) else None
 
 
 def names_by_id(labels: Labels, count: int, source: str) -> tuple[str, ...]:

@@ -592,12 +592,13 @@ class _Planner:
             return {}
         if stated is not None and stated not in get_args(ProblemType):
             self.reasons.append(
-                f"{self.config_name}: problem_type is {_shown(stated)}; known values are"
+                f"{self.place('problem_type')}: problem_type is {_shown(stated)}; known values are"
                 f" {joined(get_args(ProblemType))}"
             )
         elif given is not None and stated not in (None, given):
             self.reasons.append(
-                f"{self.config_name} says problem_type = {stated}, but --problem-type is {given}"
+                f"{self.place('problem_type')} says problem_type = {stated}, but --problem-type is"
+                f" {given}"
             )
         found = given or stated
         if found is None and labels == 1:

@@ -93,6 +93,14 @@ class TestReading:
             read_labels(content, "labels.txt")
         assert fact in str(caught.value)
 
+    def test_of_a_config_takes_no_names_that_transformers_made_up(self) -> None:
+        assert labels_of({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "c") is None
+        assert labels_of({"id2label": {}}, "c") is None
+        assert labels_of({"id2label": {"0": "LABEL_0", "1": "yes"}}, "c") == {
+            0: "LABEL_0",
+            1: "yes",
+        }
+
     def test_of_a_config_takes_labels_only(self) -> None:
         assert labels_of({"hidden_size": 4, "labels": 3}, "c") is None
         assert labels_of({"label_map": {"O": 0}}, "c") == {0: "O"}
