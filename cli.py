@@ -595,6 +595,10 @@ def verify(
     from .converter.verify import verify as prove
 
     chosen = _checked_level(level, "--level") or highest_level()
+    if text is not None and chosen == "weights":
+        missing = missing_extras("outputs")
+        needs = f", which needs {_missing(missing)}" if missing else ""
+        raise click.UsageError(f"--text needs --level outputs or gradients{needs}")
     if html is not None and (missing := missing_extras("weights", html=True)):
         raise click.UsageError(f"--html needs {_missing(missing)}")
     runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"

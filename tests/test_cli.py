@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 
 import bertconvert
 import bertconvert.converter.convert as convert_module
-import bertconvert.converter.verify.run as run_module
 from bertconvert.cli import cli
 from bertconvert.converter.errors import BertconvertError
 from bertconvert.converter.options import make_options
@@ -319,7 +318,7 @@ class TestTf2pt:
     def test_verify_takes_a_level_or_none(
         self, arguments: list[str], fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+        monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda: "weights")
         paths = {"CKPT": str(fixtures / "encoder"), "OUT": str(tmp_path / "out")}
         result = run("tf2pt", *(paths.get(argument, argument) for argument in arguments))
         assert result.exit_code == 0, result.stderr

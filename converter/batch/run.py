@@ -12,14 +12,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..choices import LEVELS
 from ..errors import BatchError, OutputError
 from ..interrupts import held
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
 from ..storage.location import DiskPath, parse_location
-from ..text import joined
+from ..verify import checked_level
 from . import dask, processes
 from .jobs import Job, check_jobs, from_family, from_list, from_sources
 from .table import ModelRow, read_family, write_family
@@ -136,8 +135,8 @@ def batch(
         TypeError: an argument is not what it must be.
         ValueError: there is no such level.
     """
-    if level is not None and level not in LEVELS:
-        raise ValueError(f"there is no level {level!r}; the levels are {joined(LEVELS)}")
+    if level is not None:
+        checked_level(level)
     if not isinstance(jobs, Sequence) or not all(isinstance(job, Job) for job in jobs):
         raise TypeError("jobs must be a list of Job, as find_jobs gives it")
     if processes is not None and (not isinstance(processes, int) or processes < 1):

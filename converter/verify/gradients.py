@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Labels = dict[str, Array]
 
-# Labels that project an encoder's outputs to a number, where there is no head.
+# Labels that project an encoder's outputs to a number, where there is no head. The second is used
+# if the model has a pooled output.
 _LAST_LAYER, _POOLED = "project", "project_pooled"
 
 
@@ -105,14 +106,11 @@ def _labels(sides: Sides, samples: Samples, seed: list[int]) -> "Labels":
     labels = sides.reference.labels(sides.variables, sides.settings, samples, rng)
     if labels:
         return labels
-    outputs = sides.reference.forward(
-        as_tensors(sides.variables, "float64"), sides.settings, samples
-    )
-    tokens = (samples.input_mask > 0)[..., np.newaxis]
-    labels = {_LAST_LAYER: rng.standard_normal(outputs[_last_layer(outputs)].shape) * tokens}
-    if "pooled" in outputs:
-        labels[_POOLED] = rng.standard_normal(outputs["pooled"].shape)
-    return labels
+    batch, tokens = samples.input_ids.shape
+    hidden = sides.torch_float64.config.hidden_size
+    last_layer = rng.standard_normal((batch, tokens, hidden))
+    last_layer *= (samples.input_mask > 0)[..., np.newaxis]
+    return {_LAST_LAYER: last_layer, _POOLED: rng.standard_normal((batch, hidden))}
 
 
 def _last_layer(outputs: dict[str, Any]) -> str:
@@ -137,7 +135,7 @@ def _tensorflow(
             outputs = sides.reference.forward(variables, settings, samples)
             if _LAST_LAYER in wanted:
                 loss = tf.reduce_sum(outputs[_last_layer(outputs)] * wanted[_LAST_LAYER])
-                if _POOLED in wanted:
+                if "pooled" in outputs:
                     loss += tf.reduce_sum(outputs["pooled"] * wanted[_POOLED])
             else:
                 loss = sides.reference.loss(outputs, sides.settings, wanted)
@@ -164,7 +162,7 @@ def _pytorch(sides: Sides, labels: "list[Labels]") -> "tuple[dict[str, Array], f
         )
         if projected:
             loss = (outputs[_last_layer(outputs)] * given[_LAST_LAYER]).sum()
-            if _POOLED in given:
+            if "pooled" in outputs:
                 loss = loss + (outputs["pooled"] * given[_POOLED]).sum()
         loss.backward()
         total += float(loss.detach())

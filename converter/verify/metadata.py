@@ -238,9 +238,11 @@ def _tokenizer(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> lis
     had_vocabulary = provenance is not None and any(
         source.role == "vocabulary" for source in provenance.sources
     )
-    if missing and had_vocabulary:
-        return [Check("weights", "tokenizer", False, f"{joined(missing)} missing")]
-    if len(missing) == len(names):
+    has_none = len(missing) == len(names)
+    if (missing and had_vocabulary) or (has_none and prepared.vocabulary is not None):
+        text = f"{joined(missing)} missing, and the checkpoint has a vocabulary"
+        return [Check("weights", "tokenizer", False, text)]
+    if has_none:
         notes.append("OUT has no tokenizer, so none was checked")
         return []
     if prepared.vocabulary is None:

@@ -104,6 +104,8 @@ class _SafeTensors(Mapping[str, "Array"]):
     """The tensors of a safetensors file, read each time they are asked for."""
 
     def __init__(self, path: Path) -> None:
+        # Without it, numpy knows no bfloat16.
+        import ml_dtypes  # noqa: F401
         from safetensors import SafetensorError, safe_open
 
         opener: Any = safe_open

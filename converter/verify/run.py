@@ -82,9 +82,11 @@ def verify(
     Raises:
         CheckpointError, MappingError, PlanError: as `prepare` raises them.
         VerificationError: OUT can't be opened, or a level can't be run on it.
-        ValueError: there is no such level.
+        ValueError: there is no such level, or `text` is given for level weights.
     """
     level = checked_level(level)
+    if text is not None and level == LEVELS[0]:
+        raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
     location = parse_location(out)
     with location.on_disk(MODEL_FILES, progress) as path_on_disk:
@@ -242,21 +244,21 @@ def _verify(
     if level_of(prepared, level) != level:
         notes.append(
             f"only level weights was run: the mapping {mapping.name} names no reference to compare"
-            " outputs with"
+            f" outputs with{'' if text is None else f', so {text} was not used'}"
         )
         level = level_of(prepared, level)
     checks, matches = prove_weights(prepared, folder, progress)
     found, more = prove_metadata(prepared, folder, matches)
     checks += found
     notes += more
-    reference = _reference(prepared)
     causes: list[Cause] = []
     if not all(check.passed for check in checks):
         from .diagnose import tensor_causes
 
+        reference = _reference(prepared)
         causes = tensor_causes(prepared, folder, matches, reference.SWAPS if reference else {})
     ran, sequences, used_text = _NOT_RUN, 0, None
-    if level != "weights" and reference is not None:
+    if level != "weights" and (reference := _reference(prepared)) is not None:
         try:
             inputs = _inputs(prepared, folder, samples, seed, text)
             sequences, used_text = inputs.count, inputs.text

@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,21 @@ def test_a_mapping_that_swaps_variables_passes_level_weights_and_is_named_at_lev
     ).passed
     verdict = verify(fixtures / "pretraining", tmp_path / "out", level="outputs", options=options)
     assert [cause.text for cause in verdict.causes] == [f"the mapping swaps {one} and {other}"]
+
+
+def test_a_cast_is_proved_at_level_outputs_by_processes_of_its_own(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    for command in (["tf2pt", "--dtype", "bfloat16"], ["verify", "--level", "outputs"]):
+        places = [fixtures / "pretraining", tmp_path / "out"]
+        result = subprocess.run(
+            [sys.executable, "-m", "bertconvert", *command, *places],
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+    assert "all 46 tensors equal their variables cast to bfloat16" in result.stdout
+    assert "outputs: same" in result.stdout
 
 
 def test_a_wrong_padding_token_shows_in_the_gradients(

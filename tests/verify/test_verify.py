@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from bertconvert import Options, VerificationError, convert
 from bertconvert.cli import cli
 from bertconvert.converter import mapping
 from bertconvert.converter.checkpoint import open_checkpoint
+from bertconvert.converter.choices import DType
 from bertconvert.converter.prepare import Prepared
 from bertconvert.converter.storage import archives
 from bertconvert.converter.verify import verify
@@ -489,13 +490,47 @@ def test_a_folder_that_fails_is_not_published(
 def test_a_folder_that_passes_carries_the_verdict_in_its_card(
     fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda: "weights")
     arguments = ["tf2pt", str(fixtures / "pretraining"), str(tmp_path / "out"), "--verify"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0
     said = "Verified before it was published: every tensor equals its variable, bit for bit"
     assert said in (tmp_path / "out" / "README.md").read_text()
     assert said in result.output
+
+
+@pytest.mark.parametrize("dtype", get_args(DType))
+def test_every_dtype_is_proved_by_a_process_of_its_own(
+    dtype: str, fixtures: Path, tmp_path: Path
+) -> None:
+    for command in (["tf2pt", "--dtype", dtype], ["verify", "--level", "weights"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "bertconvert", *command, fixtures / "encoder", tmp_path / "out"],
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+    assert "PASS: all 37 tensors" in result.stdout
+
+
+def test_a_text_at_level_weights_is_a_wrong_call(fixtures: Path, out: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("some words")
+    result = weights(fixtures, out, "pretraining", "--text", text)
+    assert result.exit_code == 2
+    assert "--text needs --level outputs" in result.stderr
+    with pytest.raises(ValueError, match="level weights"):
+        verify(fixtures / "pretraining", out, level="weights", text=text)
+
+
+def test_a_folder_without_a_tokenizer_fails_if_the_checkpoint_has_a_vocabulary(
+    fixtures: Path, out: Path
+) -> None:
+    for name in ("conversion.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (out / name).unlink()
+    result = weights(fixtures, out)
+    assert result.exit_code == 1
+    assert "NO tokenizer: vocab.txt and tokenizer.json missing" in " ".join(result.output.split())
 
 
 def test_the_proof_holds_for_a_cast_and_for_an_unscoped_head(
@@ -517,7 +552,7 @@ def test_the_command_that_does_not_publish_ends_with_1_and_says_why(
     monkeypatch.setattr(
         convert_module, "_config", lambda prepared: right(prepared) | {"layer_norm_eps": 1e-5}
     )
-    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda: "weights")
     arguments = ["tf2pt", str(fixtures / "pretraining"), str(tmp_path / "out"), "--verify"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
