@@ -24,7 +24,7 @@ from .layers import (
     project,
     self_attention,
 )
-from .reference import Architecture, Mistake, Samples
+from .reference import Architecture, Mistake, Product, Samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,13 @@ _ON_TOKENS = {"classifier": "token", "dense": "token dense"}
 _SCOPED = {"scoped": "classifier"}  # the same head, wherever it is in the checkpoint
 _SEQUENCES = {"classifier", "dense"}  # groups whose classes the user chose, a set for a sequence
 _LABELS = _SEQUENCES | {"token", "token dense"}
+_ON_POOLED = _SEQUENCES | {"nsp"}
+# A group that gives other outputs than `logits`. Start and end are the columns of one product.
+_PRODUCTS = {
+    "pooler": ("pooled",),
+    "nsp": ("nsp_logits",),
+    "squad": ("start_logits", "end_logits"),
+}
 _WORDS = "bert/embeddings/word_embeddings"
 _MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
 
@@ -214,6 +221,20 @@ def _heads(variables: Mapping[str, Any], settings: Settings, hidden: Any) -> dic
 
 def _classify(variables: Mapping[str, Any], scope: str, x: Any) -> Any:
     return project(x, variables[f"{scope}output_weights"], variables[f"{scope}output_bias"])
+
+
+def products(variables: Mapping[str, "Array"], settings: Settings) -> dict[str, Product]:
+    last = f"layer_{settings.layers - 1}"
+    found: dict[str, Product] = {}
+    for group in settings.groups:
+        if group == "mlm":  # has layers of its own before the product, and many numbers after it
+            continue
+        name, bias = _HEADS[group]
+        kernel = variables[name] if name.endswith("/kernel") else variables[name].T
+        source = "pooled" if group in _ON_POOLED else last
+        product = Product(source, kernel, variables[bias], first=group == "pooler")
+        found |= dict.fromkeys(_PRODUCTS.get(group, ("logits",)), product)
+    return found
 
 
 def labels(

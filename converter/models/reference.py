@@ -33,6 +33,15 @@ class Architecture(Struct, frozen=True):
     problem_type: str = ""  # config.json's, which may choose a classifier's loss
 
 
+class Product(Struct, frozen=True):
+    """An output that is x K + b, or a function of it with a slope of at most 1, such as tanh."""
+
+    source: str  # the output before it that x is: [..., H]
+    matrix: "Array"  # K, [H, C]
+    bias: "Array"  # b, [C]
+    first: bool = False  # whether x is the first token's only
+
+
 class Mistake(Struct, frozen=True):
     """A known mistake, made on purpose: the model that computes what a wrong port does."""
 
@@ -77,6 +86,14 @@ class Reference(Protocol):
         """The outputs in evaluation mode, in the order of the forward pass.
 
         `embeddings` and `layer_0`, `layer_1`, ... [B, T, H], then those of the heads.
+        """
+
+    @staticmethod
+    def products(variables: Mapping[str, "Array"], settings: Any) -> dict[str, Product]:
+        """The outputs that are one product of an output before them, in that order.
+
+        They may have few numbers, or few that rounding shows in. So they are judged by what it may
+        do to the product, and not by TensorFlow's error, which may be small by luck.
         """
 
     @staticmethod

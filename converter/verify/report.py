@@ -118,6 +118,7 @@ def to_json(verdict: Verdict) -> bytes:
             **msgspec.to_builtins(output),
             "relative": output.relative,
             "ratio": output.ratio,
+            "share": output.share,
             "ulp": output.ulp,
         }
         for output in verdict.outputs
@@ -218,25 +219,27 @@ def _wrapped(text: str) -> list[str]:
 
 def _output_table(outputs: list[Output]) -> Iterator[str]:
     yield "               float64    float32 error, in ULP at the tensor's scale"
-    yield "  output       relative   TensorFlow   PyTorch   ratio   max abs error"
+    yield "  output       relative   TensorFlow   PyTorch   bound   max abs error"
     yield from map(_cells, outputs)
 
 
 def _cells(output: Output) -> str:
     ulp = output.ulp or 1
     theirs, ours = output.tensorflow_error / ulp, output.pytorch_error / ulp
+    bound = output.float32_bound / ulp
     digits = "1f" if ours < 1e4 else "0e"
     mark = "" if output.same_function and output.as_accurate else "  NO"
     return (
         f"  {output.tensor:<12} {output.relative:8.1e}   {theirs:10.1f}   {ours:7.{digits}}"
-        f"   {output.ratio:5.{digits}}   {output.pytorch_error:13.1e}{mark}"
+        f"   {bound:5.{'1f' if bound < 1e3 else '0e'}}   {output.pytorch_error:13.1e}{mark}"
     )
 
 
 def _output_sentence(output: Output) -> str:
     return (
         f"float64 differs by {output.relative:.1e} of its scale; float32 error"
-        f" {output.pytorch_error:.1e} in PyTorch, {output.tensorflow_error:.1e} in TensorFlow"
+        f" {output.pytorch_error:.1e} in PyTorch, {output.tensorflow_error:.1e} in TensorFlow, and"
+        f" may be {output.float32_bound:.1e}"
     )
 
 

@@ -10,10 +10,13 @@ SAME_FUNCTION = 1e-11
 """The largest relative difference in float64 of two sides that compute the same."""
 
 ACCURACY_RATIO = 4
-"""How many times TensorFlow's own float32 error PyTorch's may be."""
+"""How many times TensorFlow's own float32 error, in ULPs, PyTorch's may be."""
 
 ACCURACY_ULPS = 4
-"""The error in float32 ULPs, at a tensor's scale, that is always allowed."""
+"""The error in float32 ULPs, at a tensor's scale, that each layer may add in any case."""
+
+ROUNDING = 2.0**-24
+"""The largest relative error of rounding a number to float32."""
 
 SAME_GRADIENT = 1e-9
 """The largest relative difference of a parameter's gradient, in float64."""
@@ -72,6 +75,11 @@ class Output(Struct, frozen=True):
     def ratio(self) -> float:
         """PyTorch's error in float32 in units of TensorFlow's."""
         return relative(self.pytorch_error, self.tensorflow_error)
+
+    @property
+    def share(self) -> float:
+        """PyTorch's error in float32 in units of its bound."""
+        return relative(self.pytorch_error, self.float32_bound)
 
     @property
     def ulp(self) -> float:

@@ -57,6 +57,49 @@ def test_the_reference_computes_what_google_recorded(name: str, fixtures: Path) 
             np.testing.assert_allclose(output.numpy(), recorded[key], rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize(
+    ("head", "weights"),
+    [
+        ("nsp", "cls/seq_relationship/output_weights"),
+        ("classifier", "output_weights"),
+        ("token", "output_weights"),
+        ("dense", "dense/kernel"),
+        ("token dense", "dense/kernel"),
+        ("squad", "cls/squad/output_weights"),
+    ],
+)
+def test_the_reference_says_which_outputs_are_one_product(head: str, weights: str) -> None:
+    rng = np.random.default_rng(0)
+    model = bert.Settings(layers=1, heads=2, groups=("pooler", head))
+    hidden, classes = 8, 2
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name == weights:
+            return (hidden, classes) if name.endswith("kernel") else (classes, hidden)
+        if name == weights.replace("output_weights", "output_bias").replace("kernel", "bias"):
+            return (classes,)
+        if name.endswith("embeddings"):
+            return (2 if "token_type" in name else 9, hidden)
+        wide = 4 * hidden if "intermediate" in name else hidden
+        if name.endswith("kernel"):
+            return (4 * hidden, hidden) if "_0/output" in name else (hidden, wide)
+        return (wide,)
+
+    variables = {name: rng.normal(size=shape(name)) for name in bert.names(model)}
+    ids = np.arange(6, dtype=np.int32).reshape(2, 3)
+    samples = Samples(ids, np.ones_like(ids), ids % 2)
+    outputs = bert.forward(as_tensors(variables, "float64"), model, samples)
+    products = bert.products(variables, model)
+    assert set(products) == set(outputs) - {"embeddings", "layer_0"}
+    for number, (name, product) in enumerate(products.items()):
+        x = outputs[product.source].numpy()
+        computed = (x[:, 0] if product.first else x) @ product.matrix + product.bias
+        computed = np.tanh(computed) if name == "pooled" else computed
+        if head == "squad" and name != "pooled":
+            computed = computed[..., number - 1]
+        np.testing.assert_allclose(outputs[name].numpy(), computed, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("head", ["classifier", "token"])
 @pytest.mark.parametrize(
     "more",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from bertconvert.converter.models.reference import Samples
+from bertconvert.converter.models.reference import Product, Samples
 from bertconvert.converter.tokenizers.registry import Role
 from bertconvert.converter.verify import report, verify
 from bertconvert.converter.verify.gradients import _gradient
-from bertconvert.converter.verify.outputs import _Errors, largest
+from bertconvert.converter.verify.outputs import Errors, judged, largest, product_bound
 from bertconvert.converter.verify.samples import seeded_samples
-from bertconvert.converter.verify.verdict import Match, relative, ulp
+from bertconvert.converter.verify.verdict import Match, Output, relative, ulp
 
 MATCH = Match("t", "v", "v", "encoder", "identity", (2,), "float32", False, True, 0)
 SPECIAL: dict[Role, int] = {"unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
@@ -25,6 +25,10 @@ def batches(samples: int, seed: int = 0) -> list[Samples]:
     return seeded_samples(
         samples, seed, vocab_size=1000, positions=512, segments=2, special=SPECIAL, pad_id=0
     )
+
+
+def output(errors: Errors) -> Output:
+    return judged({"layer_0": errors}, {})[0]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 0.1, 0.5, 1.0, 1.5, 2.0, 3e8])
@@ -41,8 +45,8 @@ def test_a_difference_where_nothing_was_expected_is_infinitely_large() -> None:
     ("difference", "same"), [(1e-11, True), (1.1e-11, False), (math.inf, False)]
 )
 def test_float64_decides_whether_it_is_the_same_function(difference: float, same: bool) -> None:
-    errors = _Errors(scale=1.0, float64=difference, tensorflow=1e-7, pytorch=1e-7)
-    assert errors.output("layer_0").same_function is same
+    errors = Errors(scale=1.0, float64=difference, tensorflow=1e-7, pytorch=1e-7)
+    assert output(errors).same_function is same
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,83 @@ def test_float64_decides_whether_it_is_the_same_function(difference: float, same
 def test_float32_is_judged_by_tensorflows_own_error(
     tensorflow: float, pytorch: float, accurate: bool
 ) -> None:
-    errors = _Errors(scale=1.0, tensorflow=tensorflow, pytorch=pytorch)
-    assert errors.output("layer_0").as_accurate is accurate
+    errors = Errors(scale=1.0, tensorflow=tensorflow, pytorch=pytorch)
+    assert output(errors).as_accurate is accurate
+
+
+def test_a_small_error_of_tensorflows_after_a_larger_one_is_luck() -> None:
+    errors = Errors(scale=1.0, tensorflow=1e-6, pytorch=1e-6)
+    lucky = Errors(scale=64.0, tensorflow=1e-6, pytorch=255e-6)  # in ULPs, a 64th of the first's
+    assert not output(lucky).as_accurate
+    assert [found.as_accurate for found in judged({"a": errors, "b": lucky}, {})] == [True, True]
+    assert not judged({"a": lucky, "b": errors}, {})[0].as_accurate
+    coarse = replace(lucky, pytorch=257e-6)
+    assert not judged({"a": errors, "b": coarse}, {})[1].as_accurate
+
+
+def test_what_each_layer_may_add_grows_with_the_root_of_their_number() -> None:
+    def layers(*ulps: float) -> list[bool]:
+        tables = {str(n): Errors(scale=1.0, pytorch=count * 2**-23) for n, count in enumerate(ulps)}
+        return [found.as_accurate for found in judged(tables, {"1": 1.0})]
+
+    assert layers(4, 99, 4 * 2**0.5, 4 * 3**0.5) == [True] * 4
+    assert layers(4.1, 99, 5.7, 7.0) == [False, True, False, False]
+
+
+def test_an_infinite_error_of_tensorflows_excuses_nothing_after_it() -> None:
+    overflow = Errors(scale=1.0, tensorflow=math.inf, pytorch=math.inf)
+    coarse = Errors(scale=1.0, tensorflow=1e-7, pytorch=1e-3)
+    found = judged({"a": overflow, "b": coarse}, {})
+    assert [one.as_accurate for one in found] == [True, False]
+
+
+def test_a_product_has_a_bound_of_its_own_whatever_tensorflows_error() -> None:
+    errors = Errors(scale=1.0, tensorflow=1e-9, pytorch=2e-6)
+    assert judged({"logits": errors}, {"logits": 2e-6})[0].as_accurate
+    assert not judged({"logits": errors}, {"logits": 1.9e-6})[0].as_accurate
+
+
+@pytest.mark.parametrize("terms", [1, 32, 128, 768, 3072])
+@pytest.mark.parametrize("signs", ["both", "one"])
+def test_rounding_stays_below_the_bound_of_a_product_in_any_order(terms: int, signs: str) -> None:
+    rng = np.random.default_rng(terms)
+    x, kernel = rng.normal(size=(200, terms)), rng.normal(size=(terms, 2))
+    if signs == "one":
+        x, kernel = np.abs(x), np.abs(kernel)
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    exact = x.astype(np.float64) @ kernel.astype(np.float64)
+    one_by_one = np.stack([np.cumsum(x * column, axis=1)[:, -1] for column in kernel.T], axis=1)
+    assert one_by_one.dtype == np.float32
+    product = Product("pooled", kernel, np.zeros(2, np.float32))
+    for row, *sums in zip(x, exact, one_by_one, x @ kernel, strict=True):
+        bound = product_bound(product, row[np.newaxis].astype(np.float64), row[np.newaxis])
+        assert largest(sums[0], sums[1]) <= bound and largest(sums[0], sums[2]) <= bound
+
+
+@pytest.mark.parametrize("terms", [128, 768])
+def test_factors_of_fewer_bits_are_over_the_bound_of_a_product(terms: int) -> None:
+    rng = np.random.default_rng(terms)
+    x, kernel = rng.normal(size=(100, terms)), rng.normal(size=(terms, 2))
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    product = Product("pooled", kernel, np.zeros(2, np.float32))
+    over = 0
+    for row in x[:, np.newaxis]:
+        exact = row.astype(np.float64) @ kernel
+        half = row.astype(np.float16).astype(np.float64) @ kernel.astype(np.float16)
+        over += largest(exact, half) > product_bound(product, row.astype(np.float64), row)
+    assert over >= 95  # an error of few bits may be small by luck, too
+
+
+def test_the_bound_of_a_product_has_the_error_that_came_with_its_input() -> None:
+    exact = np.array([[[1.0, -1.0], [1e6, 1e6]]])
+    single = (exact + 0.5).astype(np.float32)
+    kernel, bias = np.array([[1.0], [1.0]]), np.zeros(1)
+    first = product_bound(Product("layer_1", kernel, bias, first=True), exact, single)
+    assert 1.0 <= first <= 1.0 + 1e-6
+    assert product_bound(Product("layer_1", kernel, bias), exact, single) > 1.1
+    broken = single.copy()
+    broken[0, 1] = np.nan
+    assert product_bound(Product("layer_1", kernel, bias), exact, broken) == first
 
 
 def test_nan_and_infinity_are_the_same_only_at_the_same_places() -> None:
