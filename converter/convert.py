@@ -13,12 +13,13 @@ from .. import __version__
 from .checkpoint import Checkpoint
 from .checkpoint.discover import checkpoint_files
 from .checkpoint.names import INDEX, is_index
+from .companions import base_name
 from .errors import OutputError
 from .labels import generic_name
 from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
 from .model_card import model_card
 from .options import DEFAULTS, Options, make_options
-from .prepare import Prepared, SourceFile, base_name, prepare
+from .prepare import Prepared, SourceFile, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
 from .storage.location import Location, parse_location

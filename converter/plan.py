@@ -696,6 +696,8 @@ def _told(value: object) -> str:
 
 
 def _shown(value: object) -> str:
+    if value != value:
+        return "NaN"
     try:
         return cut(repr(value))
     except ValueError:  # Python prints no integer of more than 4,300 digits

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from .checkpoint import Checkpoint
+from .companions import LARGEST_TEXT, base_name, find_companions, text_of
 from .errors import CheckpointError, MappingError, PlanError
 from .labels import (
     Labels,
@@ -20,17 +21,15 @@ from .labels import (
     names_by_id,
     read_labels,
 )
-from .mapping import FileRule, MappingFile, builtin_mappings, read_mapping
+from .mapping import MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
 from .plan import Plan, make_plan
 from .scope import fits, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
-from .text import as_text, joined
+from .text import joined
 from .tokenizers.registry import load_tokenizer
-
-_LARGEST_TEXT = 64 << 20  # bytes; a vocabulary or a config is a thousandth of it
 
 
 class SourceFile(Struct, frozen=True, omit_defaults=True):
@@ -100,12 +99,12 @@ def _prepare(
     notes = [checkpoint.note] if checkpoint.note else []
     sources = [source_file("index", checkpoint.index)]
 
-    config: dict[str, object] | None = None
-    config_name = "the config"
-    file = _given_or_found(options.config, checkpoint, mapping.files.config)
-    if file is not None:
-        config, config_name = read_config(file), base_name(file)
-        sources.append(source_file("config", file))
+    files = find_companions(checkpoint, mapping, options, notes)
+    config, config_name = files.config, "the config"
+    values = None if config is None else config.values
+    if files.config_file is not None:
+        config_name = base_name(files.config_file)
+        sources.append(source_file("config", files.config_file))
 
     vocabulary = do_lower_case = special_tokens = None
     odd: list[str] = []
@@ -114,7 +113,7 @@ def _prepare(
         if options.vocab is not None:
             raise PlanError(f"--vocab {options.vocab}: the mapping {mapping.name} has no tokenizer")
         notes.append(f"the mapping {mapping.name} has no tokenizer, so the folder has none")
-    elif file := _given_or_found(options.vocab, checkpoint, mapping.files.vocabulary):
+    elif (file := files.vocabulary_file) is not None:
         tokenizer = load_tokenizer(mapping.tokenizer)
         vocabulary, vocabulary_name = (
             tokenizer.read_vocabulary(text_of(file), file.name),
@@ -142,15 +141,16 @@ def _prepare(
     plan = make_plan(
         checkpoint.variables,
         mapping,
-        config,
+        values,
         None if vocabulary is None else len(vocabulary),
         options,
         special_tokens=special_tokens,
         vocabulary_notes=odd,
         config_name=config_name,
+        config_line=config.line if config is not None else lambda key: None,
         vocabulary_name=vocabulary_name,
     )
-    labels = _labels(checkpoint, mapping, options, plan, config, config_name, sources, notes)
+    labels = _labels(checkpoint, mapping, options, plan, values, config_name, sources, notes)
     padding = 0
     if vocabulary is not None:
         rows = plan.sizes.get(mapping.roles.vocabulary, len(vocabulary))
@@ -168,7 +168,7 @@ def _prepare(
         mapping=mapping,
         mapping_sha256=digest,
         plan=plan,
-        config=config,
+        config=values,
         vocabulary=vocabulary,
         padding=padding,
         do_lower_case=do_lower_case,
@@ -242,55 +242,11 @@ def _labels(
     return by_id
 
 
-def _given_or_found(
-    given: Path | None, checkpoint: Checkpoint, rule: FileRule | None
-) -> File | None:
-    """The file that the caller names, else the one next to the checkpoint.
-
-    Raises:
-        CheckpointError: it can't be opened, or several fit.
-    """
-    if given is not None:
-        return parse_location(given).open()
-    return None if rule is None else checkpoint.companion(rule.name, rule.pattern)
-
-
-def text_of(file: File) -> bytes:
-    """The content of a config or a vocabulary file.
-
-    Raises:
-        PlanError: it is too large to be one.
-        CheckpointError: it can't be read.
-    """
-    if file.size > _LARGEST_TEXT:
-        raise PlanError(
-            f"{file.name} is too large for a config or a vocabulary: {file.size:,} bytes"
-        )
-    return file.read(0, file.size)
-
-
-def read_config(file: File) -> dict[str, object]:
-    """The keys of the original code's config file.
-
-    Raises:
-        PlanError: it is not a JSON object.
-    """
-    try:
-        return msgspec.json.decode(text_of(file), type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(f"{file.name} is not a model's config: {error}") from error
-
-
 def source_file(role: str, file: File) -> SourceFile:
     """The record of a file for conversion.json: name, size, and the sha256 of a small file."""
-    small = file.size <= _LARGEST_TEXT  # the index of a V1 checkpoint has the data, too
+    small = file.size <= LARGEST_TEXT  # the index of a V1 checkpoint has the data, too
     digest = hashlib.sha256(file.read(0, file.size)).hexdigest() if small else ""
     return SourceFile(role, base_name(file), file.size, digest)
-
-
-def base_name(file: File) -> str:
-    """The name of a file without its folder, as text: bytes that are not UTF-8 are escaped."""
-    return as_text(os.path.basename(file.name))
 
 
 def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: Options) -> str:

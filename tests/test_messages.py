@@ -307,7 +307,30 @@ def configs(t: Transcript) -> None:
     t.run("tf2pt pretraining out --config nothing.json")
     changed("pretraining", "two-configs", lambda c: (c / config).rename(c / "my_config.json"))
     shutil.copy("two-configs/my_config.json", "two-configs/other_config.json")
+    edit_json(Path("two-configs/other_config.json"), num_attention_heads=1)
     t.run("tf2pt two-configs out")
+    for n, text in enumerate(
+        [
+            '{\n  "hidden_size": 32, // wide\n  "vocab_size": 128\n}',
+            '{\n  "hidden_size": 32,\n  "vocab_size": 128,\n}',
+            '{\n  "hidden_size": 32,\n  "vocab_size": 128,\n  "hidden_size": 64\n}',
+            '{\n  "hidden_size": "32",\n  "hidden_dropout_prob": 2,\n  "initializer_range": NaN\n}',
+            '{\n  "hidden_size": 32,\n  "num_hidden_groups": 1,\n  "layer_norm_eps": 1e-5\n}',
+            '{"do_lower_case": true}',
+        ]
+    ):
+        folder = f"written-{n}"
+        changed("pretraining", folder, lambda c, text=text: (c / config).write_text(text))
+        t.run(f"tf2pt {folder} out-{folder}", f"the config is {text}")
+    edit_json(changed("pretraining", "of-transformers") / config, model_type="bert")
+    t.run("tf2pt of-transformers out-of-transformers")
+    up = changed("pretraining", "up/run").parent
+    for name in (config, "vocab.txt"):
+        (up / "run" / name).rename(up / name)
+    t.run("tf2pt up/run out-up", "config and vocabulary are one folder up")
+    edit_json(up / config, hidden_size=64)
+    (up / "vocab.txt").write_text("[PAD]\n")
+    t.run("tf2pt up/run out-up-2", "and belong to another model")
 
 
 def vocabularies(t: Transcript) -> None:

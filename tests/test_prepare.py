@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -5,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import bertconvert
-from bertconvert import MappingError, PlanError, convert, prepare
+from bertconvert import CheckpointError, MappingError, PlanError, convert, prepare
 from bertconvert.converter import mapping as mapping_module
+from bertconvert.converter.prepare import Prepared
 
 BERT = (mapping_module.FOLDER / "bert.toml").read_text()
 ADAM = '["bert/embeddings/word_embeddings", "cls/predictions/output_bias"]'
@@ -109,6 +111,190 @@ class TestFiles:
                 mapping=tmp_path / "mine.toml",
                 vocab=fixtures / "encoder" / "vocab.txt",
             )
+
+
+CONFIG = json.loads(
+    (Path(__file__).parent.parent / "fixtures/encoder/bert_config.json").read_text()
+)
+
+
+def write_json(path: Path, document: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def bare(fixtures: Path, tmp_path: Path) -> Path:
+    """A checkpoint in a folder of a folder, without config and vocabulary."""
+    folder = tmp_path / "model" / "run"
+    folder.mkdir(parents=True)
+    for file in (fixtures / "encoder").glob("bert_model.ckpt.*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def told(prepared: Prepared, text: str) -> list[str]:
+    return [note for note in prepared.notes if text in note]
+
+
+class TestTheConfigBesideTheCheckpoint:
+    @pytest.mark.parametrize("name", ["config.json", "bert_config_3.json", "my_config (1).json"])
+    def test_may_have_another_name(self, bare: Path, name: str) -> None:
+        write_json(bare / name, {**CONFIG, "num_attention_heads": 4})
+        prepared = prepare(bare)
+        assert prepared.plan.sizes["A"] == 4
+        assert prepared.sources[1].name == name
+
+    def test_is_told_from_other_files_by_its_keys(self, bare: Path) -> None:
+        write_json(bare / "tokenizer_config.json", {"do_lower_case": True, "vocab_size": 128})
+        write_json(bare / "train_config.json", {"hidden_dropout_prob": 0.3, "num_labels": 7})
+        (bare / "broken_config.json").write_text("{ // no JSON")
+        prepared = prepare(bare)
+        assert prepared.config is None
+        (note,) = told(prepared, "tokenizer_config.json")
+        assert "train_config.json" in note
+        write_json(bare / "the_config.json", {**CONFIG, "num_attention_heads": 4})
+        prepared = prepare(bare)
+        assert prepared.plan.sizes["A"] == 4
+        assert told(prepared, "tokenizer_config.json") == []
+
+    def test_that_can_not_be_read_is_no_reason_to_assume_one(self, bare: Path) -> None:
+        (bare / "my_config.json").write_text('{\n"hidden_size": 32,\n}')
+        with pytest.raises(PlanError, match=r"my_config\.json .*line 2"):
+            prepare(bare)
+
+    def test_may_be_there_twice_but_not_differ(self, bare: Path) -> None:
+        write_json(bare / "a_config.json", CONFIG)
+        (bare / "b_config.json").write_text(json.dumps(CONFIG, indent=4))
+        assert prepare(bare).config == CONFIG
+        write_json(bare / "b_config.json", {**CONFIG, "num_attention_heads": 4})
+        with pytest.raises(CheckpointError, match=r"a_config\.json, b_config\.json.*--config"):
+            prepare(bare)
+        assert prepare(bare, config=bare / "b_config.json").plan.sizes["A"] == 4
+        write_json(bare / "bert_config.json", CONFIG)
+        assert prepare(bare).plan.sizes["A"] == 2
+
+    def test_may_be_a_part_of_a_file(self, bare: Path) -> None:
+        inner = {**CONFIG, "num_attention_heads": 4}
+        write_json(bare / "train_config.json", {"seed": 1, "bert_config": inner})
+        prepared = prepare(bare)
+        assert prepared.plan.sizes["A"] == 4
+        assert told(prepared, "bert_config in train_config.json")
+
+    def test_that_is_as_large_as_no_config_is_not_read(self, bare: Path) -> None:
+        (bare / "my_config.json").write_bytes(b" " * (5 << 20))
+        assert prepare(bare).config is None
+        (bare / "my_config.json").rename(bare / "bert_config.json")
+        with pytest.raises(PlanError, match="too large"):
+            prepare(bare)
+
+    @pytest.mark.parametrize("kind", ["zip", "gztar"])
+    def test_in_an_archive_is_told_by_its_keys(self, bare: Path, tmp_path: Path, kind: str) -> None:
+        write_json(bare / "tokenizer_config.json", {"do_lower_case": True})
+        write_json(bare / "bert_config_3.json", {**CONFIG, "num_attention_heads": 4})
+        archive = shutil.make_archive(str(tmp_path / "all"), kind, bare.parent)
+        assert prepare(archive).plan.sizes["A"] == 4
+
+
+class TestOneFolderUp:
+    def test_config_and_vocabulary_are_taken_if_their_sizes_fit(
+        self, bare: Path, fixtures: Path
+    ) -> None:
+        write_json(bare.parent / "bert_config_3.json", {**CONFIG, "num_attention_heads": 4})
+        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent / "vocab_3kmer.txt")
+        prepared = prepare(bare)
+        assert prepared.plan.sizes["A"] == 4
+        assert prepared.vocabulary is not None and len(prepared.vocabulary) == 128
+        names = [source.name for source in prepared.sources]
+        assert names[1:] == ["bert_config_3.json", "vocab_3kmer.txt"]
+        for name in names[1:]:
+            (note,) = told(prepared, name)
+            assert str(bare.parent / name) in note and "one folder up" in note
+        assert prepare(bare / "bert_model.ckpt").sources == prepared.sources
+
+    def test_what_does_not_fit_is_not_taken_and_named(self, bare: Path) -> None:
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "hidden_size": 64})
+        (bare.parent / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+        prepared = prepare(bare)
+        assert prepared.config is None and prepared.vocabulary is None
+        (note,) = told(prepared, str(bare.parent / "bert_config.json"))
+        assert "hidden_size = 64" in note and "--config" in note
+        (note,) = told(prepared, str(bare.parent / "vocab.txt"))
+        assert "2 tokens" in note and "--vocab" in note
+
+    def test_the_one_that_fits_is_taken_among_others(self, bare: Path, fixtures: Path) -> None:
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "hidden_size": 64})
+        write_json(bare.parent / "small_config.json", CONFIG)
+        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent / "vocab_b.txt")
+        (bare.parent / "vocab_a.txt").write_text("[PAD]\n[UNK]\n")
+        prepared = prepare(bare)
+        names = [source.name for source in prepared.sources]
+        assert names[1:] == ["small_config.json", "vocab_b.txt"]
+
+    def test_several_that_fit_and_differ_are_named_and_not_taken(self, bare: Path) -> None:
+        write_json(bare.parent / "a_config.json", CONFIG)
+        write_json(bare.parent / "b_config.json", {**CONFIG, "num_attention_heads": 4})
+        prepared = prepare(bare)
+        assert prepared.config is None
+        (note,) = told(prepared, "a_config.json")
+        assert str(bare.parent / "b_config.json") in note and "--config" in note
+
+    def test_a_config_must_have_a_configs_keys(self, bare: Path) -> None:
+        write_json(bare.parent / "bert_config.json", {"num_attention_heads": 4})
+        assert prepare(bare).config is None
+
+    def test_nothing_is_taken_if_it_is_next_to_the_checkpoint(
+        self, bare: Path, fixtures: Path
+    ) -> None:
+        write_json(bare / "bert_config.json", CONFIG)
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "num_attention_heads": 4})
+        assert prepare(bare).plan.sizes["A"] == 2
+
+    def test_nothing_is_taken_from_two_folders_up(self, bare: Path) -> None:
+        write_json(bare.parent.parent / "bert_config.json", CONFIG)
+        assert prepare(bare).config is None
+
+    def test_the_path_may_be_the_current_folder(
+        self, bare: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "num_attention_heads": 4})
+        monkeypatch.chdir(bare)
+        for path in (".", "bert_model.ckpt", "./bert_model.ckpt.index"):
+            assert prepare(path).plan.sizes["A"] == 4
+
+    @pytest.mark.parametrize("kind", ["folder", "zip", "gztar"])
+    def test_a_saved_model_has_its_vocabulary_in_assets(
+        self, bare: Path, fixtures: Path, tmp_path: Path, kind: str
+    ) -> None:
+        saved = bare.parent
+        bare.rename(saved / "variables")
+        (saved / "assets").mkdir()
+        shutil.copy(fixtures / "encoder" / "vocab.txt", saved / "assets" / "uncased_vocab.txt")
+        write_json(saved / "bert_config.json", {**CONFIG, "num_attention_heads": 4})
+        paths = [saved, saved / "variables"]
+        if kind != "folder":
+            archive = Path(shutil.make_archive(str(tmp_path / "all"), kind, tmp_path, "model"))
+            paths = [archive, archive / "model", archive / "model" / "variables"]
+        for path in paths:
+            names = [source.name for source in prepare(path).sources]
+            assert names[1:] == ["bert_config.json", "uncased_vocab.txt"]
+
+    @pytest.mark.parametrize("kind", ["zip", "gztar"])
+    def test_an_archive_is_looked_into(self, bare: Path, tmp_path: Path, kind: str) -> None:
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "num_attention_heads": 4})
+        write_json(tmp_path / "bert_config.json", CONFIG)
+        archive = Path(shutil.make_archive(str(tmp_path / "all"), kind, bare.parent))
+        for path in (archive, archive / "run", archive / "run" / "bert_model.ckpt"):
+            assert prepare(path).plan.sizes["A"] == 4
+        alone = shutil.make_archive(str(tmp_path / "alone"), kind, bare)
+        assert prepare(alone).config is None  # what is next to an archive is not a part of it
+
+    def test_the_vocabulary_of_a_run_from_the_wild_is_found(self, real: Path) -> None:
+        prepared = prepare(real / "tiny-finetuned-mrpc")
+        assert prepared.sources[1].name == "vocab-uncased-30522.txt"
+        prepared = prepare(real / "bleurt-tiny", head="none")
+        names = [source.name for source in prepared.sources]
+        assert names[1:] == ["bert_config.json", "vocab.txt"]
 
 
 def test_a_conversion_takes_options_by_keyword(fixtures: Path, tmp_path: Path) -> None:

@@ -46,6 +46,10 @@ _MOST_OPENED = 100  # remote files to find a V1 checkpoint in; each takes two re
 _V1_HEADER = b"\x0a"  # the first byte of SavedTensorSlices.meta; a V2 header begins with another
 
 
+Content = Callable[[File], object]
+"""What a file says, by which two files are the same; None if it is no file of the kind."""
+
+
 class Located(Struct, frozen=True):
     """The files of one checkpoint."""
 
@@ -123,28 +127,60 @@ class Located(Struct, frozen=True):
             f"{hint} {_present(self.folder, os.path.dirname(self.prefix))}"
         )
 
-    def companion(self, name: str, pattern: str) -> File | None:
-        """The file `name` next to the checkpoint, or the only one that matches `pattern`.
+    def companion(
+        self, name: str, pattern: str, content: Content | None = None, above: bool = False
+    ) -> File | None:
+        """A file that belongs to the checkpoint; `Checkpoint.companion` describes it.
 
         Raises:
-            CheckpointError: several files match, and none is called `name`.
+            CheckpointError: several files fit.
         """
-        found = self._siblings(re.escape(name)) or self._siblings(pattern)
+        places = self._above(name) if above else [(self.folder, os.path.dirname(self.prefix))]
+        found: list[tuple[Folder, str]] = []
+        for wanted, is_certain in ((re.escape(name), not above), (pattern, False)):
+            if not found:
+                found = _in_places(places, wanted)
+                if content is not None and not is_certain and len(found) <= _MOST_OPENED:
+                    found = _different(found, content)
         if len(found) > 1:
+            names = [os.path.join(folder.path, n) if above else n for folder, n in found]
             raise CheckpointError(
-                f"{self.folder.path} has several files that may be {name}: {', '.join(found)}."
-                " Choose one with --config or --vocab."
+                f"{places[0][0].path} has several files that may be {name}:"
+                f" {', '.join(_shorten(names))}. Choose one with --config or --vocab."
             )
-        return self.folder.open(found[0]) if found else None
+        return found[0][0].open(found[0][1]) if found else None
+
+    def _above(self, name: str) -> list[tuple[Folder, str]]:
+        """The folder one up; and what a SavedModel has next to its variables."""
+        base = os.path.dirname(self.prefix)
+        folder = Subfolder(self.folder, base) if base else self.folder
+        of_a_saved_model = os.path.basename(os.path.abspath(folder.path)) == "variables"
+        places = ("", "assets") if of_a_saved_model else ("",)
+        found = [folder.above(inside, [name]) for inside in places]
+        return [(one, "") for one in found if one is not None]
 
     def companions(self, pattern: str) -> list[File]:
         """The files next to the checkpoint whose whole name matches `pattern`."""
-        return [self.folder.open(name) for name in sorted(self._siblings(pattern))]
+        places = [(self.folder, os.path.dirname(self.prefix))]
+        return [folder.open(name) for folder, name in _in_places(places, pattern)]
 
-    def _siblings(self, pattern: str) -> list[str]:
-        base = os.path.dirname(self.prefix)
-        siblings = [name for name in self.folder.names() if os.path.dirname(name) == base]
-        return [name for name in siblings if re.fullmatch(pattern, os.path.basename(name))]
+
+def _different(found: list[tuple[Folder, str]], content: Content) -> list[tuple[Folder, str]]:
+    """The files of a kind; only the first if all say the same."""
+    said = [(file, content(file[0].open(file[1]))) for file in found]
+    kept = [(file, value) for file, value in said if value is not None]
+    same = all(value == kept[0][1] for _, value in kept)
+    return [file for file, _ in (kept[:1] if same else kept)]
+
+
+def _in_places(places: list[tuple[Folder, str]], pattern: str) -> list[tuple[Folder, str]]:
+    """The files whose whole name fits, directly in a folder, or in a base within it."""
+    return [
+        (folder, name)
+        for folder, base in places
+        for name in sorted(folder.names())
+        if os.path.dirname(name) == base and re.fullmatch(pattern, os.path.basename(name))
+    ]
 
 
 class Search(Struct, frozen=True):

@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..storage.files import File, Progress
 from ..storage.location import parse_location
 from .bundle import Bundle
-from .locate import locate
+from .locate import Content, locate
 from .object_graph import OBJECT_GRAPH, full_names
 from .protos import Malformed
 from .slices import check_tiling, fill, in_order, place_strings, whole
@@ -171,17 +171,23 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         """
         return [self._opened.shard(shard) for shard in range(self._opened.num_shards)]
 
-    def companion(self, name: str, pattern: str) -> File | None:
+    def companion(
+        self, name: str, pattern: str, content: Content | None = None, above: bool = False
+    ) -> File | None:
         """The file `name` next to the checkpoint, or the only one that matches `pattern`.
 
         Args:
             name: the usual name.
             pattern: a regular expression for the whole name.
+            content: gives what a file that matches `pattern` says, or None if it is no file of
+                this kind; of several that say the same, the first is taken.
+            above: whether to look one folder up instead, and for a SavedModel in its assets.
+                There, `content` must tell of the file `name`, too.
 
         Raises:
             CheckpointError: several files match, and none is called `name`.
         """
-        return self._located.companion(name, pattern)
+        return self._located.companion(name, pattern, content, above)
 
     def companions(self, pattern: str) -> list[File]:
         """The files next to the checkpoint whose whole name matches a regular expression."""

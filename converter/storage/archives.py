@@ -7,7 +7,7 @@ without a name.
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
@@ -84,6 +84,9 @@ class _Zip:
 
     def names(self) -> list[str]:
         return sorted(name for name in self._members if not is_of_macos(name))
+
+    def above(self, inside: str, expected: Sequence[str]) -> None:
+        pass  # what is next to an archive is not a part of it
 
     def open(self, name: str) -> File:
         import zipfile
@@ -167,6 +170,9 @@ class _Tar:
 
     def names(self) -> list[str]:
         return sorted(name for name in self._members if not is_of_macos(name))
+
+    def above(self, inside: str, expected: Sequence[str]) -> None:
+        pass  # what is next to an archive is not a part of it
 
     def open(self, name: str) -> File:
         start, size = self._members[name]

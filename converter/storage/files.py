@@ -182,6 +182,14 @@ class Folder(Protocol):
     def open(self, name: str) -> File:
         """Open a file for reading."""
 
+    def above(self, inside: str, expected: Sequence[str]) -> "Folder | None":
+        """The folder that this one is in, without its subfolders; None if it can't be read.
+
+        Args:
+            inside: a subfolder of it to take instead; "" for itself.
+            expected: names to ask for if a server does not list it.
+        """
+
 
 def open_path(path: str, name: str = "") -> File:
     """Open a file on disk for reading.
@@ -242,6 +250,15 @@ class Directory:
     def open(self, name: str) -> File:
         return open_path(os.path.join(self.path, name))
 
+    def above(self, inside: str, expected: Sequence[str]) -> "Directory | None":
+        # Without the links in the path, as people read it.
+        path = os.path.normpath(os.path.join(self.path, os.pardir, inside))
+        try:
+            with os.scandir(path) as entries:
+                return Directory(path, [entry.name for entry in entries if _is_file(entry)])
+        except OSError:
+            return None
+
 
 class Subfolder:
     """A folder within a folder, such as one in an archive."""
@@ -258,6 +275,10 @@ class Subfolder:
 
     def open(self, name: str) -> File:
         return self._folder.open(self._base + name)
+
+    def above(self, inside: str, expected: Sequence[str]) -> Folder:
+        base = os.path.join(os.path.dirname(self._base.rstrip("/")), inside).rstrip("/")
+        return Subfolder(self._folder, base) if base else self._folder
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:

@@ -86,6 +86,24 @@ class RemoteFolder:
     def open(self, name: str) -> File:
         return open_url(join(self._url, name), self.stat(name))
 
+    def above(self, inside: str, expected: Sequence[str]) -> "RemoteFolder | None":
+        url, name = split(self._url)
+        if not name or self._url.rstrip("/") == store(self._url):
+            return None
+        url = join(url, inside) if inside else url
+
+        def is_useful(name: str) -> bool:
+            return name in expected
+
+        try:
+            listed = run_or_refuse(CheckpointError, lambda: children(url, is_useful), url)
+            files = None if listed is None else [n for n in listed if not n.endswith("/")]
+            found = RemoteFolder(url, expected, is_useful, files)
+            found.names()
+        except CheckpointError:
+            return None
+        return found
+
     def stat(self, name: str) -> Stat:
         """What the server reports of a file.
 
