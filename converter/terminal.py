@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -346,6 +347,18 @@ def _bars() -> "Bar":
     )
 
 
+def _with_notes(notes: Iterable[str]) -> str:
+    """The notes of a model, to follow its line: below it in a terminal, else on the same line."""
+    texts = [f"note: {_one_line(note)}" for note in notes]
+    if not _is_terminal(sys.stderr):
+        return "".join(f"  {text}" for text in texts)
+    import textwrap
+
+    columns = max(shutil.get_terminal_size().columns, 40)
+    wrap = partial(textwrap.wrap, width=columns, initial_indent="  ", subsequent_indent="    ")
+    return "".join(f"\n{line}" for text in texts for line in wrap(text))
+
+
 class Board:
     """Shows how far many conversions are: a bar for each that runs, and one for all.
 
@@ -389,7 +402,8 @@ class Board:
         else:
             proved = f"  verified: {model.verified}" if model.verified else ""
             size = f"{model.layers:,} x {model.hidden:,}  " if model.layers else ""
-            self._end(name, event.kind, f"{size}{size_text(model.nbytes)}{proved}")
+            rest = f"{size}{size_text(model.nbytes)}{proved}"
+            self._end(name, event.kind, rest, model.notes)
 
     def _go_on(self, name: str, what: str, done: int, total: int) -> None:
         self._running[name] = what, done, total
@@ -406,7 +420,7 @@ class Board:
             )
             say(f"{self._ended:,} of {len(self._sizes):,} done; {steps}")
 
-    def _end(self, name: str, word: str, rest: str) -> None:
+    def _end(self, name: str, word: str, rest: str, notes: Sequence[str] = ()) -> None:
         self._running.pop(name, None)
         self._ended += 1
         self._done += self._sizes[name]
@@ -417,6 +431,7 @@ class Board:
             return
         word = _styled(word, sys.stderr, _COLOURS.get(word, "red"), bold=failed)
         line = f"{_one_line(name):<{self._width}}  {word}  {printable(rest)}"
+        line += _with_notes(notes)
         if self._bars is None:
             _say(line)
         else:

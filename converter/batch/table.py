@@ -9,7 +9,7 @@ from msgspec import Struct
 from ... import __version__
 from ..errors import OutputError
 from ..storage.location import parse_location
-from ..text import as_text, to_json_lines
+from ..text import as_text, joined, to_json_lines
 
 TABLES = JSON, TABLE = "family.json", "README.md"
 VERSION = 1
@@ -36,6 +36,7 @@ class ModelRow(Struct, frozen=True, omit_defaults=True):
     crc32c: str = ""  # of that file, in hexadecimal digits
     provenance: str = ""  # sha256 of conversion.json
     verified: str = ""  # the level that was proved; "" if none was
+    notes: list[str] = []  # of the conversion: facts that a person should know
     error: str = ""  # why it could not be converted
     traceback: str = ""  # of an error that bertconvert did not foresee
 
@@ -116,8 +117,19 @@ def _table(models: list[ModelRow]) -> str:
         + f" Written by bertconvert {__version__}; `{JSON}` has the same for programs. Each folder"
         " loads with `transformers`; its README.md describes the model.",
         "\n".join(rows),
+        *_notes(done),
     ]
     return as_text("\n\n".join(parts) + "\n")
+
+
+def _notes(models: list[ModelRow]) -> list[str]:
+    """The notes of all models, each once with the models that it is about."""
+    about: dict[str, list[str]] = {}
+    for model in models:
+        for note in model.notes:
+            about.setdefault(note, []).append(model.name)
+    lines = [f"- {' '.join(note.split())} ({joined(names)})" for note, names in about.items()]
+    return ["## Notes", "\n".join(lines)] if lines else []
 
 
 def _verdict(model: ModelRow) -> str:

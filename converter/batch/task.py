@@ -208,6 +208,7 @@ def _row(job: Job, prepared: Prepared) -> ModelRow:
         dtype=plan.dtype,
         activation=plan.activation[1],
         file=WEIGHTS["safetensors" if "safetensors" in formats else formats[0]],
+        notes=prepared.notes,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from crc32c import crc32c
 
 import bertconvert.converter.batch.task as task_module
+from bertconvert import convert
 from bertconvert.converter import batch as package
 from bertconvert.converter.batch import Event, Job, ModelRow, Summary, batch, find_jobs
 from bertconvert.converter.batch.table import write_family
@@ -996,3 +997,36 @@ def test_a_name_for_several_checkpoints_fails_alone(fixtures: Path, tmp_path: Pa
     assert "model.ckpt-7" in rows["many"]["error"]
     assert rows["one"]["architecture"] == "BertModel"
     assert models(tmp_path / "out") == ["one"]
+
+
+class TestNotes:
+    """What tf2pt says of a model, batch says, too, wherever it speaks of the model."""
+
+    @pytest.fixture
+    def sources(self, fixtures: Path, tmp_path: Path) -> Path:
+        copies(fixtures, tmp_path / "models", ["headless", "wordless", "plain"])
+        (tmp_path / "models" / "headless" / "bert_config.json").unlink()
+        (tmp_path / "models" / "wordless" / "vocab.txt").unlink()
+        return tmp_path / "models"
+
+    def test_are_those_of_a_single_conversion(self, sources: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        first = run(sources, out)
+        assert first.exit_code == 0
+        events = run(sources, out, "--json")
+        told = {e["name"]: e for e in lines(events.stdout) if e["event"] == "unchanged"}
+        below = (out / "README.md").read_text().partition("## Notes")[2]
+        assert family(out).keys() == told.keys() == {"headless", "wordless", "plain"}
+        for name, row in family(out).items():
+            notes = convert(sources / name, tmp_path / name).notes
+            assert notes
+            assert row["notes"] == told[name]["notes"] == notes
+            for note in notes:
+                assert f"note: {note}" in first.stderr
+                (line,) = [line for line in below.splitlines() if note in line]
+                assert name in line
+        assert any("num_attention_heads = 1 is assumed" in n for n in told["headless"]["notes"])
+        assert any("no tokenizer" in note for note in told["wordless"]["notes"])
+
+    def test_are_not_printed_if_it_is_quiet(self, sources: Path, tmp_path: Path) -> None:
+        assert run(sources, tmp_path / "out", "--quiet").output == ""
