@@ -6,6 +6,7 @@ Beside it, names tell; of several files, their keys. One folder up, the sizes mu
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 
 from msgspec import Struct
@@ -102,15 +103,23 @@ def _look_above(
             plan_with(found, base_name(file))
         return None if found is None else found.values
 
-    def as_vocabulary(file: File) -> object:
-        tokens = load_tokenizer(mapping.tokenizer).read_vocabulary(text_of(file), file.name)
+    @cache
+    def rows() -> int | None:
+        """The tokens of the model; None if it can't be converted with any vocabulary."""
         try:
-            plan_with(files.config, tokens=len(tokens))
-        except PlanError as error:
-            raise PlanError(
-                f"it has {len(tokens):,} tokens, and the model has"
-                f" {plan.sizes[mapping.roles.vocabulary]:,} word embeddings"
-            ) from error
+            return plan_with(files.config).sizes.get(mapping.roles.vocabulary)
+        except PlanError:
+            return None
+
+    def as_vocabulary(file: File) -> object:
+        tokens = len(load_tokenizer(mapping.tokenizer).read_vocabulary(text_of(file), file.name))
+        wanted = rows()
+        if wanted is None:
+            return None
+        if tokens != wanted and options.pad_vocab:
+            plan_with(files.config, tokens=tokens)
+        elif tokens != wanted:
+            raise PlanError(f"it has {tokens:,} tokens, and the model {wanted:,} word embeddings")
         return digest_of(file)
 
     def find(option: str, rule: FileRule | None, content: Callable[[File], object]) -> File | None:
@@ -142,10 +151,6 @@ def _look_above(
         )
         return None
 
-    try:
-        plan = plan_with(files.config)
-    except PlanError:
-        return  # which no file can mend
     if files.config_file is None:
         files.config_file = find("config", mapping.files.config, as_config)
         if files.config_file is not None:

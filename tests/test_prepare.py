@@ -3,12 +3,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bertconvert
 from bertconvert import CheckpointError, MappingError, PlanError, convert, prepare
 from bertconvert.converter import mapping as mapping_module
+from bertconvert.converter.mapping import load_mapping
 from bertconvert.converter.prepare import Prepared
+
+from .checkpoint import table_writer
 
 BERT = (mapping_module.FOLDER / "bert.toml").read_text()
 ADAM = '["bert/embeddings/word_embeddings", "cls/predictions/output_bias"]'
@@ -238,6 +242,35 @@ class TestOneFolderUp:
         assert prepared.config is None
         (note,) = told(prepared, "a_config.json")
         assert str(bare.parent / "b_config.json") in note and "--config" in note
+
+    def test_a_config_is_taken_if_no_plan_can_be_made_without_it(self, tmp_path: Path) -> None:
+        """The assumed number of heads, 200 / 64, does not divide 200."""
+        sizes = {"V": 9, "H": 200, "L": 1, "I": 8, "P": 4, "T": 2}
+        pairs = load_mapping(mapping_module.FOLDER / "bert.toml").expand(sizes, ["encoder"])
+        (tmp_path / "model").mkdir()
+        table_writer.write_bundle(
+            tmp_path / "model" / "run" / "bert_model.ckpt",
+            {
+                pair.names[0]: (
+                    table_writer.FLOAT32,
+                    np.zeros([sizes[str(symbol)] for symbol in pair.shape], np.float32),
+                )
+                for pair in pairs
+            },
+        )
+        with pytest.raises(PlanError, match="does not divide"):
+            prepare(tmp_path / "model" / "run")
+        keys = {"vocab_size": 9, "hidden_size": 200, "num_hidden_layers": 1}
+        write_json(tmp_path / "model" / "bert_config.json", {**keys, "num_attention_heads": 4})
+        assert prepare(tmp_path / "model" / "run").plan.sizes["A"] == 4
+
+    def test_a_padded_vocabulary_is_taken_if_that_is_allowed(
+        self, bare: Path, fixtures: Path
+    ) -> None:
+        words = (fixtures / "encoder" / "vocab.txt").read_text().splitlines()
+        (bare.parent / "vocab.txt").write_text("\n".join(words[:-3]))
+        assert prepare(bare).vocabulary is None
+        assert prepare(bare, pad_vocab=True).padding == 3
 
     def test_a_config_must_have_a_configs_keys(self, bare: Path) -> None:
         write_json(bare.parent / "bert_config.json", {"num_attention_heads": 4})
