@@ -125,7 +125,7 @@ def write_torch(safetensors: Path, path: Path) -> None:
     except ImportError as error:
         raise OutputError(
             f"--format bin needs torch, which can't be imported ({error});"
-            " install it with `pip install bertconvert[torch]`"
+            " install it: pip install 'bertconvert[torch]', or pip install torch"
         ) from error
     try:
         torch.save(load_file(safetensors), path)

@@ -645,7 +645,7 @@ class TestWhatGoesWrongInTheMiddle:
         self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
-        with pytest.raises(OutputError, match=r"pip install bertconvert\[torch\]"):
+        with pytest.raises(OutputError, match=r"pip install 'bertconvert\[torch\]'"):
             convert(fixtures / "encoder", tmp_path / "out", Options(formats=("bin",)))
         assert os.listdir(tmp_path) == []
 

@@ -495,7 +495,7 @@ class TestATorchFile:
         self, safetensors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "torch", None)
-        with pytest.raises(OutputError, match=r"pip install bertconvert\[torch\]"):
+        with pytest.raises(OutputError, match=r"pip install 'bertconvert\[torch\]'"):
             write_torch(safetensors, tmp_path / "pytorch_model.bin")
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
