@@ -591,6 +591,7 @@ def verify(
     bertconvert verify uncased_L-2_H-128_A-2.zip bert-tiny/
     bertconvert verify CKPT OUT --level weights --json > verdict.json
     """
+    from .converter.errors import MissingOptionError
     from .converter.verify import highest_level, missing_extras, report
     from .converter.verify import verify as prove
 
@@ -605,17 +606,20 @@ def verify(
     say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
     if level is None and (missing := missing_extras("gradients")):
         say(f"  outputs and gradients need {_missing(missing)}")
-    with Progress(False) as progress:
-        verdict = prove(
-            ckpt,
-            out,
-            level=chosen,
-            samples=samples,
-            seed=seed,
-            text=text,
-            progress=progress,
-            **_given(options),
-        )
+    try:
+        with Progress(False) as progress:
+            verdict = prove(
+                ckpt,
+                out,
+                level=chosen,
+                samples=samples,
+                seed=seed,
+                text=text,
+                progress=progress,
+                **_given(options),
+            )
+    except MissingOptionError as error:
+        raise click.UsageError(printable(str(error))) from error
     with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
         if as_json:
             click.echo(report.to_json(verdict), nl=False)

@@ -209,6 +209,7 @@ def _provenance(prepared: Prepared) -> dict[str, object]:
         "padding": prepared.padding,
         "labels": prepared.labels,
         "problem_type": plan.config.get("problem_type"),
+        "config": plan.config,
         "notes": plan.notes,  # those of the checkpoint's path would differ from place to place
         "tensors": {
             entry.tensor: {

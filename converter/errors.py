@@ -36,5 +36,9 @@ class VerificationError(BertconvertError):
     """The model folder is not the checkpoint."""
 
 
+class MissingOptionError(VerificationError):
+    """A proof can't begin without an option that the conversion had; the text names it."""
+
+
 class BatchError(BertconvertError):
     """A batch can't begin, because of how it was called."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 from .checkpoint.variable import Variable
 from .choices import ProblemType
 from .errors import PlanError
+from .layout import PROVENANCE
 from .mapping import (
     Architecture,
     MappingFile,
@@ -56,6 +57,18 @@ class Entry(Struct, frozen=True):
         return math.prod(self.shape) * FLOATS[self.dtype]
 
 
+class Recorded(Struct, frozen=True):
+    """What an earlier conversion recorded. It is believed only where nothing else tells."""
+
+    config: Mapping[str, object] = {}  # keys of the original config
+    activation: str = ""  # transformers' name
+    dropped: Mapping[str, str] = {}  # variables that no rule may know -> why they were skipped
+    labels: tuple[str, ...] = ()  # by id
+
+
+NOT_RECORDED = Recorded()
+
+
 class Plan(Struct, frozen=True):
     """Everything that a conversion will do, proved before it is done."""
 
@@ -71,6 +84,7 @@ class Plan(Struct, frozen=True):
     dropped: list[Dropped]
     notes: list[str]  # facts that a person should know
     doubts: list[str]  # those of the notes by which the model may compute something else
+    untold: list[str]  # what neither the variables, nor a config, nor the caller tells
 
     @property
     def dtype(self) -> str:
@@ -95,6 +109,7 @@ def make_plan(
     config_name: str = "the config",
     config_line: Callable[[str], int | None] = lambda key: None,
     vocabulary_name: str = "the vocabulary",
+    recorded: Recorded = NOT_RECORDED,
 ) -> Plan:
     """Decide what becomes of every variable.
 
@@ -109,6 +124,7 @@ def make_plan(
         config_name: the config file's name, for messages.
         config_line: gives the line of a key in the config file, for messages.
         vocabulary_name: the vocabulary file's name, for messages.
+        recorded: what an earlier conversion recorded, if there is one.
 
     Raises:
         PlanError: with every reason why the parts do not fit together.
@@ -123,7 +139,7 @@ def make_plan(
     present = {pair.group for pair, variable in pairs if variable is not None}
     architecture = _choose_architecture(mapping, present, options.head)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)}
-    planner = _Planner(mapping, config, options, config_name, config_line)
+    planner = _Planner(mapping, config, options, config_name, config_line, recorded)
     planner.check_patterns(taken.dropped)
     stands_for = {group.name: group.instead for group in mapping.group}
     lacks = sorted(wanted - present) if options.head is not None else []
@@ -149,7 +165,9 @@ def make_plan(
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
     planner.check_dtypes(written)
-    others = skip_others(mapping, options, taken, pairs, written, architecture, loops)
+    others = skip_others(
+        mapping, options, taken, pairs, written, architecture, loops, recorded.dropped
+    )
     planner.reasons += others.reasons
     planner.notes += others.notes
     dropped = taken.dropped + others.dropped
@@ -159,7 +177,7 @@ def make_plan(
     groups = [group.name for group in mapping.group if group.name in wanted]
     tensors = {pair.tensor for pair, _ in written}
     strip = architecture.strip
-    doubtful = doubts(mapping, taken, pairs)
+    doubtful = [*others.doubts, *doubts(mapping, taken, pairs)]
     return Plan(
         mapping=mapping.name,
         architecture=architecture,
@@ -193,6 +211,7 @@ def make_plan(
             *doubtful,
         ],
         doubts=doubtful,
+        untold=planner.untold,
     )
 
 
@@ -258,14 +277,19 @@ class _Planner:
         options: Options,
         config_name: str,
         config_line: Callable[[str], int | None],
+        recorded: Recorded,
     ) -> None:
         self.mapping = mapping
-        self.config = config or {}
+        self.config = {**recorded.config, **(config or {})}
+        self.has_config = config is not None
+        self.recorded = recorded
+        self.by_record = recorded.config.keys() - (config or {}).keys()
         self.options = options
         self.config_name = config_name
         self.config_line = config_line
         self.reasons: list[str] = []
         self.notes: list[str] = []
+        self.untold: list[str] = []
         self.sizes: dict[str, int] = {}  # by symbol
         self.evidence: dict[str, str] = {}  # by symbol: the variable that tells the size
         if config is None:
@@ -452,14 +476,21 @@ class _Planner:
             )
         value = given or stated
         origin = ""
-        if value is None and rule.assume.partition("/")[0] in self.sizes:
-            value = rule.assumed(self.sizes)
+        can_assume = rule.assume.partition("/")[0] in self.sizes
+        assumed = rule.assumed(self.sizes) if can_assume else None
+        is_recorded = given is None and rule.config in self.by_record
+        if is_recorded and value != assumed:
+            self._doubt_record(rule.config, value)
+        elif can_assume and (value is None or is_recorded):
+            value = assumed
             remedy = "--num-heads" if symbol == self.mapping.roles.heads else "a config"
             origin = f" (assumed: {rule.assume}; {remedy} sets another)"
-            self.notes.append(
+            assumption = (
                 f"{rule.config} = {value} is assumed ({rule.assume}), because neither the variables"
                 f" nor a config give it. {remedy} sets another"
             )
+            self.notes.append(assumption)
+            self.untold.append(assumption)
         if not isinstance(value, int):
             return
         self.sizes[symbol] = value
@@ -468,6 +499,12 @@ class _Planner:
                 f"{rule.config} = {value}{origin} does not divide"
                 f" {self.mapping.size_key(rule.divides)} = {self.sizes[rule.divides]}"
             )
+
+    def _doubt_record(self, key: str, value: object) -> None:
+        shown = cut(value) if isinstance(value, str) else _shown(value)
+        self.untold.append(
+            f"{key} = {shown} is as {PROVENANCE} records it; nothing in the checkpoint tells it"
+        )
 
     def check_vocabulary(self, tokens: int, name: str, odd: Sequence[str]) -> None:
         """A reason if the vocabulary has another length than the model."""
@@ -513,6 +550,8 @@ class _Planner:
                 )
             elif is_float and isinstance(value, int):
                 value = float(value)  # transformers takes no whole number for some keys
+            if key in self.by_record and value != usual:
+                self._doubt_record(key, value)
             values[key] = value
         return values
 
@@ -601,7 +640,11 @@ class _Planner:
                 f" {given}"
             )
         found = given or stated
-        if found is None and labels == 1:
+        if given is None and stated is not None and "problem_type" in self.by_record:
+            usual = "regression" if labels == 1 else "single_label_classification"
+            if stated != usual:
+                self._doubt_record("problem_type", stated)
+        elif found is None and labels == 1:
             found = "regression"
             self.notes.append(
                 "one label is a regression, as in transformers; --problem-type sets another"
@@ -623,6 +666,10 @@ class _Planner:
         if theirs is not None:
             name, form = theirs
             offered = rule.names[name]
+        if choice == "auto" and rule.config in self.by_record and name != rule.default:
+            self._doubt_record(rule.config, name)
+        elif choice == "auto" and not self.has_config:
+            self.untold.append(f"{rule.config} = {name} is assumed, because no config gives it")
         if isinstance(offered, str) and choice == "auto":
             return name, offered
         if isinstance(offered, dict) and choice in ("auto", *offered):
@@ -633,8 +680,16 @@ class _Planner:
                     f" the {form} form of {name}. The original code computes the {usual} form;"
                     f" --activation {usual} writes it"
                 )
+            form = usual if form == "auto" else form
+            recorded = rule.form((name, self.recorded.activation))
+            if choice == "auto" and recorded not in ("auto", form):
+                self.untold.append(
+                    f"{rule.config} is the {recorded} form of {name}, as {PROVENANCE} records it; a"
+                    f" conversion without --activation writes the {form} form"
+                )
+                form = recorded
             word = form if choice == "auto" else choice
-            return name, offered[usual if word == "auto" else word]
+            return name, offered[word]
         if offered is None:
             known = ", ".join(filter(None, rule.names))
             self.reasons.append(

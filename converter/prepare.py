@@ -24,7 +24,7 @@ from .labels import (
 from .mapping import MappingFile, builtin_mappings, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
-from .plan import Plan, make_plan
+from .plan import NOT_RECORDED, Plan, Recorded, make_plan
 from .scope import fits, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
@@ -63,6 +63,7 @@ def prepare(
     options: Options = DEFAULTS,
     *,
     progress: Progress | None = None,
+    recorded: Recorded = NOT_RECORDED,
     **changes: Any,
 ) -> Prepared:
     """Open a checkpoint and plan its conversion; no tensor is read.
@@ -71,6 +72,7 @@ def prepare(
         path: the checkpoint, in any form that `open_checkpoint` takes.
         options: the caller's decisions.
         progress: told of the bytes that are downloaded, or unpacked from an archive.
+        recorded: what an earlier conversion recorded, for what nothing else tells.
         **changes: single options by name, which replace those of `options`.
 
     Raises:
@@ -83,7 +85,7 @@ def prepare(
     checkpoint = open_checkpoint(path, progress=progress, step=options.step)
     mapping, digest = choose_mapping(checkpoint, options)
     try:
-        return _prepare(checkpoint, mapping, digest, options)
+        return _prepare(checkpoint, mapping, digest, options, recorded)
     except (CheckpointError, PlanError) as error:
         other = ""
         if options.mapping in (None, *builtin_mappings()):
@@ -94,7 +96,11 @@ def prepare(
 
 
 def _prepare(
-    checkpoint: Checkpoint, mapping: MappingFile, digest: str, options: Options
+    checkpoint: Checkpoint,
+    mapping: MappingFile,
+    digest: str,
+    options: Options,
+    recorded: Recorded,
 ) -> Prepared:
     notes = [checkpoint.note] if checkpoint.note else []
     sources = [source_file("index", checkpoint.index)]
@@ -149,8 +155,11 @@ def _prepare(
         config_name=config_name,
         config_line=config.line if config is not None else lambda key: None,
         vocabulary_name=vocabulary_name,
+        recorded=recorded,
     )
-    labels = _labels(checkpoint, mapping, options, plan, values, config_name, sources, notes)
+    labels = _labels(
+        checkpoint, mapping, options, plan, values, config_name, sources, notes, recorded.labels
+    )
     padding = 0
     if vocabulary is not None:
         rows = plan.sizes.get(mapping.roles.vocabulary, len(vocabulary))
@@ -187,8 +196,11 @@ def _labels(
     config_name: str,
     sources: list[SourceFile],
     notes: list[str],
+    recorded: tuple[str, ...],
 ) -> tuple[str, ...] | None:
     """The names of the head's labels by id: those that the caller gives, else those that are found.
+
+    If several files name different ones, those that an earlier conversion recorded are taken.
 
     Raises:
         PlanError: they are not those of the head, or two files name different ones.
@@ -230,6 +242,11 @@ def _labels(
                 " --labels names them"
             )
         return None
+    if recorded:
+        same = {
+            s: labels for s, labels in found.items() if names_by_id(labels, count, s) == recorded
+        }
+        found = same or found
     source, labels = next(iter(found.items()))
     for other, others in found.items():
         if others != labels:
@@ -265,6 +282,21 @@ def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: O
     )
 
 
+def named_mapping(given: str) -> tuple[MappingFile, str]:
+    """The mapping of a name or a file, and its sha256.
+
+    Raises:
+        MappingError: there is none, or it is wrong.
+    """
+    known = builtin_mappings()
+    path = known.get(given, Path(given).expanduser())
+    if given not in known and "." not in given and not path.exists():
+        raise MappingError(
+            f"--mapping {given}: no such file exists; the built-in mappings are {joined([*known])}"
+        )
+    return read_mapping(path)
+
+
 def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFile, str]:
     """The mapping that the caller names, else the one that fits the checkpoint; and its sha256.
 
@@ -275,13 +307,7 @@ def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFil
     """
     known, given = builtin_mappings(), options.mapping
     if given is not None:
-        path = known.get(given, Path(given).expanduser())
-        if given not in known and "." not in given and not path.exists():
-            raise MappingError(
-                f"--mapping {given}: no such file exists; the built-in mappings are"
-                f" {joined([*known])}"
-            )
-        return read_mapping(path)
+        return named_mapping(given)
     every = [read_mapping(path, check=False) for path in known.values()]
     fitting = [found for found in every if fits(checkpoint.variables, found[0])]
     if not fitting:

@@ -7,6 +7,7 @@ from itertools import islice
 from msgspec import Struct
 
 from .checkpoint.variable import Variable
+from .layout import PROVENANCE
 from .mapping import HEADLESS, LONGEST_NAME, Architecture, MappingFile, Pair, wildcard
 from .options import Options
 from .scope import BY_CALLER, Dropped, Found, Taken, matching
@@ -66,6 +67,7 @@ class Skipped(Struct, frozen=True):
     dropped: list[Dropped]
     reasons: list[str]  # why some may not be skipped
     notes: list[str]  # facts that a person should know
+    doubts: list[str]  # those that nothing in the checkpoint proves
 
 
 def skip_others(
@@ -76,6 +78,7 @@ def skip_others(
     written: Found,
     architecture: Architecture,
     loops: Mapping[str, int],
+    recorded: Mapping[str, str],
 ) -> Skipped:
     """Skip what is not part of the class, or say why it may not be skipped.
 
@@ -90,6 +93,8 @@ def skip_others(
         written: the pairs of the class.
         architecture: the class.
         loops: the sizes that names tell.
+        recorded: variables that an earlier conversion skipped, and why. It may have had another
+            version of the mapping.
     """
     reasons: list[str] = []
     notes: list[str] = []
@@ -98,6 +103,7 @@ def skip_others(
     folders = mapping.folders
     is_chosen = architecture.head == HEADLESS and options.head is not None
     skipped, left, slots, inside, outside = [], [], [], [], []
+    by_record = []
     for name, variable in taken.local.items():
         if variable.name in used:
             continue
@@ -108,6 +114,8 @@ def skip_others(
             skipped.append(Dropped(variable.name, f"outside the scope {taken.scope}"))
         elif is_chosen and not name.startswith(tuple(folders)):
             left.append(variable.name)
+        elif variable.name in recorded:
+            by_record.append(variable.name)
         elif name.rpartition("/")[0] in taken.local:
             slots.append((name, variable))
         elif name.startswith(tuple(folders)):
@@ -146,7 +154,23 @@ def skip_others(
             f"They are named like slots of an optimizer. To skip them, use {drops} or add a"
             " [[drop]] to a copy of the mapping"
         )
-    return Skipped(skipped, reasons, notes)
+    skipped += [Dropped(name, recorded[name]) for name in by_record]
+    return Skipped(skipped, reasons, notes, _recorded_doubts(mapping, by_record, recorded))
+
+
+def _recorded_doubts(
+    mapping: MappingFile, names: list[str], recorded: Mapping[str, str]
+) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name in names:
+        by_reason.setdefault(recorded[name], []).append(name)
+    return [
+        f"{_counted(len(some))}, which the mapping {mapping.name} does not skip,"
+        f" {'is' if len(some) == 1 else 'are'} skipped as {PROVENANCE} records it"
+        f" ({cut(reason)}): {_folded(some)}. If the model computes with them, it computes something"
+        " else than the checkpoint"
+        for reason, some in by_reason.items()
+    ]
 
 
 def _list_unknown(mapping: MappingFile, unknown: _Unknown, written: Found) -> list[str]:

@@ -30,9 +30,15 @@ class _Tokenizer(Struct):
     normalizer: object = None
 
 
-def prove_metadata(
-    prepared: Prepared, folder: ModelFolder, matches: list[Match]
-) -> tuple[list[Check], list[str]]:
+class Metadata(Struct, frozen=True):
+    """What was found besides the tensors."""
+
+    checks: list[Check]
+    notes: list[str]
+    unproved: list[str]  # what nothing in the checkpoint tells
+
+
+def prove_metadata(prepared: Prepared, folder: ModelFolder, matches: list[Match]) -> Metadata:
     """Check config, tokenizer and provenance against the checkpoint.
 
     Args:
@@ -44,24 +50,27 @@ def prove_metadata(
         A check of each file that exists, and notes on those that do not.
     """
     notes: list[str] = []
-    checks = [_config(prepared, folder, notes)]
-    checks += _tokenizer(prepared, folder, notes)
+    unproved: list[str] = []
+    checks = [_config(prepared, folder, notes, unproved)]
+    checks += _tokenizer(prepared, folder, notes, unproved)
     if folder.provenance is None:
         notes.append(f"{PROVENANCE} is missing, so the origin of OUT was not checked")
     else:
         checks.append(_provenance(prepared, folder, folder.provenance, matches, notes))
-    return checks, notes
+    return Metadata(checks, notes, unproved)
 
 
-def _config(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> Check:
-    wrong = [*_sizes(prepared, folder, notes), *_values(prepared, folder)]
-    wrong += _special_rows(prepared, folder, notes)
-    wrong += [*_labels(prepared, folder, notes), *_problem_type(prepared, folder, notes)]
+def _config(
+    prepared: Prepared, folder: ModelFolder, notes: list[str], unproved: list[str]
+) -> Check:
+    wrong = [*_sizes(prepared, folder), *_values(prepared, folder)]
+    wrong += _special_rows(prepared, folder, unproved)
+    wrong += [*_labels(prepared, folder, notes), *_problem_type(prepared, folder, unproved)]
     wrong += _activation(prepared, folder)
     return _check(CONFIG, wrong, "sizes, heads, constants and activation fit the checkpoint")
 
 
-def _sizes(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+def _sizes(prepared: Prepared, folder: ModelFolder) -> list[str]:
     mapping, sizes = prepared.mapping, prepared.plan.sizes
     wrong = []
     for symbol, rule in mapping.sizes.items():
@@ -79,10 +88,6 @@ def _sizes(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[st
             wrong.append(
                 f"{key} is {stated}, but {expected} is assumed ({rule.assume}), because no config"
                 " gives it. Give the right number with --config or --num-heads"
-            )
-        elif not told and isinstance(rule, SizeRule):
-            notes.append(
-                f"{key} = {expected} is assumed ({rule.assume}), because no config gives it"
             )
     return wrong
 
@@ -153,12 +158,12 @@ def _shown(value: object) -> str:
     return "null" if value is None else repr(value)
 
 
-def _special_rows(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+def _special_rows(prepared: Prepared, folder: ModelFolder, unproved: list[str]) -> list[str]:
     wrong = []
     for token in _token_ids(prepared, folder):
         stated = folder.config.get(token.key, prepared.mapping.implied.get(token.key))
         if not token.told_by:
-            notes.append(f"{token.key} was not checked, because there is no vocabulary")
+            unproved.append(f"{token.key} was not checked, because there is no vocabulary")
         elif stated != token.row:
             wrong.append(
                 f"{token.key} is {_shown(stated)}, but must be {_shown(token.row)} by"
@@ -193,7 +198,7 @@ def _labels(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[s
     return [*wrong, *islice(differ, 1)]
 
 
-def _problem_type(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+def _problem_type(prepared: Prepared, folder: ModelFolder, unproved: list[str]) -> list[str]:
     """Whether a classifier has the right loss, where the checkpoint or the caller tells it."""
     plan = prepared.plan
     if not plan.architecture.problem_type:
@@ -206,8 +211,9 @@ def _problem_type(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> 
         return [f"problem_type is {stated!r}, but must be {told!r}"]
     if one and stated == "single_label_classification":
         return [f"problem_type is {stated!r}, which needs two labels, and there is one"]
-    if not told and stated != usual:
-        notes.append(f"problem_type = {stated} was not checked, because no config tells it")
+    recorded = folder.provenance and folder.provenance.config.get("problem_type")
+    if not told and stated not in (usual, recorded):
+        unproved.append(f"problem_type = {stated} was not checked, because no config tells it")
     return []
 
 
@@ -231,7 +237,9 @@ def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
     return [f"{rule.config} is {stated!r}, but the original {original!r} is {expected!r}{hint}"]
 
 
-def _tokenizer(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[Check]:
+def _tokenizer(
+    prepared: Prepared, folder: ModelFolder, notes: list[str], unproved: list[str]
+) -> list[Check]:
     names = (VOCABULARY, TOKENIZER)
     missing = [name for name in names if not (folder.path / name).exists()]
     provenance = folder.provenance
@@ -246,7 +254,7 @@ def _tokenizer(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> lis
         notes.append("OUT has no tokenizer, so none was checked")
         return []
     if prepared.vocabulary is None:
-        notes.append(
+        unproved.append(
             "the checkpoint has no vocabulary, so the tokenizer's tokens were not checked; --vocab"
             " names one"
         )
@@ -407,7 +415,18 @@ def _record(
             wrong.append(f"{match.variable} no longer has the crc32c {origin.crc32c}")
         if origin.dtype != match.dtype:
             wrong.append(f"{tensor} is recorded as {origin.dtype} but is {match.dtype}")
-    rule = prepared.mapping.activation
+    mapping, rule = prepared.mapping, prepared.mapping.activation
+    # config.json has labels' names in place of their number; activations have several names.
+    uncompared = {mapping.size_key(mapping.roles.labels)} if mapping.roles.labels else set()
+    uncompared |= {rule.config} if rule is not None else set()
+    wrong += [
+        f"{CONFIG} was edited: {key} was {_shown(value)}"
+        for key, value in provenance.config.items()
+        if key not in uncompared and folder.config.get(key, value) != value
+    ]
+    listed_classes = folder.config.get("architectures")
+    if provenance.architecture and listed_classes != [provenance.architecture]:
+        wrong.append(f"{CONFIG} was edited: architectures was [{provenance.architecture!r}]")
     if rule is not None:
         recorded, stated = provenance.activation.get("transformers"), folder.config.get(rule.config)
         if recorded and stated is not None and same_function(stated) != same_function(recorded):

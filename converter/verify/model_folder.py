@@ -39,6 +39,8 @@ class Provenance(Struct, frozen=True):
     dropped: dict[str, str]
     activation: dict[str, str]
     do_lower_case: bool | None
+    architecture: str = ""
+    config: dict[str, Any] = {}
     padding: int = 0
     labels: list[str] | None = None
 

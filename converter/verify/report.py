@@ -48,11 +48,11 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield from _wrapped(f"activation: {activation_sentence(verdict)}")
     yield ""
     for note in verdict.notes:
-        yield from _wrapped(f"note: {note}")
+        yield from _wrapped(f"{'not proved' if note in verdict.unproved else 'note'}: {note}")
     if verdict.passed:
-        yield (
+        yield from _wrapped(
             f"PASS: all {len(verdict.matches):,} tensors and the metadata match the checkpoint"
-            f" (level {verdict.level})"
+            f" (level {verdict.level}){_except(verdict)}"
         )
         return
     yield f"FAIL: the folder differs from the checkpoint (level {verdict.level})"
@@ -67,6 +67,14 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield from _wrapped(f"  {cause.kind}: {names}{more}: {cause.text}")
     if not verdict.causes and (verdict.first_tensor or verdict.first_output):
         yield "  no known cause was recognized"
+
+
+def _except(verdict: Verdict) -> str:
+    """That something is not proved, to go after a verdict that passed."""
+    count = len(verdict.unproved)
+    if not count:
+        return ""
+    return f"; {count:,} {'fact is' if count == 1 else 'facts are'} not proved"
 
 
 def activation_sentence(verdict: Verdict) -> str:
@@ -90,7 +98,8 @@ def card_sentence(verdict: Verdict) -> str:
         )
     if verdict.level == "gradients":
         parts.append(f"all gradients agree within {SAME_GRADIENT:.0e}")
-    return f"Verified before it was published: {'; '.join(parts)}."
+    unproved = "".join(f" Not proved: {fact}." for fact in verdict.unproved)
+    return f"Verified before it was published: {'; '.join(parts)}.{unproved}"
 
 
 def sequences_text(verdict: Verdict) -> str:
@@ -131,7 +140,10 @@ def to_json(verdict: Verdict) -> bytes:
 
 
 def to_junit(verdict: Verdict) -> bytes:
-    """JUnit XML: a suite for each level, a case for each check, tensor, output and parameter."""
+    """JUnit XML: a suite for each level, a case for each check, tensor, output and parameter.
+
+    What is not proved is a case that was skipped.
+    """
     from xml.etree import ElementTree
 
     root = ElementTree.Element("testsuites")
@@ -139,18 +151,24 @@ def to_junit(verdict: Verdict) -> bytes:
         cases = [(check.name, check.passed, check.detail) for check in verdict.at(level)]
         cases += list(_cases(verdict, level))
         failures = sum(not passed for _, passed, _ in cases)
+        unproved = verdict.unproved if level == LEVELS[0] else []
         suite = ElementTree.SubElement(
             root,
             "testsuite",
             name=f"bertconvert verify: {level}",
-            tests=str(len(cases)),
+            tests=str(len(cases) + len(unproved)),
             failures=str(failures),
             errors="0",
+            skipped=str(len(unproved)),
         )
         for name, passed, detail in cases:
             case = ElementTree.SubElement(suite, "testcase", classname=level, name=_plain(name))
             if not passed:
                 ElementTree.SubElement(case, "failure", message=_plain(detail))
+        for number, fact in enumerate(unproved, 1):
+            name = f"not proved ({number})"
+            case = ElementTree.SubElement(suite, "testcase", classname=level, name=name)
+            ElementTree.SubElement(case, "skipped", message=_plain(fact))
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, "utf-8", xml_declaration=True)) + b"\n"
 
@@ -196,6 +214,7 @@ def to_html(verdict: Verdict) -> bytes:
         levels=LEVELS[: LEVELS.index(verdict.level) + 1],
         meaning=_MEANING,
         activation=activation_sentence(verdict),
+        exception=_except(verdict) if verdict.passed else "",
         sequences=sequences_text(verdict),
         errors=_errors_picture(verdict) if verdict.outputs else "",
         gradients=_gradients_picture(verdict) if verdict.gradients else "",

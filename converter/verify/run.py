@@ -11,17 +11,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..choices import LEVELS
-from ..errors import PlanError, VerificationError
-from ..layout import CONFIG, MODEL_FILES
-from ..mapping import builtin_mappings
+from ..errors import VerificationError
+from ..layout import MODEL_FILES
 from ..options import DEFAULTS, Options, make_options
-from ..prepare import Prepared, prepare
-from ..scope import BY_CALLER
+from ..prepare import Prepared
 from ..storage.files import Progress
 from ..storage.location import parse_location
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
-from .model_folder import ModelFolder, Provenance, open_folder
+from .model_folder import ModelFolder, open_folder
+from .record import prepare_again
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import prove_weights
 
@@ -66,7 +65,7 @@ def verify(
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
         out: the model folder, or its URL.
-        options: as for a conversion. Whatever is None is taken from OUT's provenance, or found.
+        options: as for a conversion. What is not given is found, or taken from OUT's provenance.
         level: `weights`, `outputs` or `gradients`, each on top of those before it; by default the
             highest that the installed packages allow. A mapping without a reference is provable at
             level weights only.
@@ -81,6 +80,7 @@ def verify(
 
     Raises:
         CheckpointError, MappingError, PlanError: as `prepare` raises them.
+        MissingOptionError: an option is missing that the conversion had.
         VerificationError: OUT can't be opened, or a level can't be run on it.
         ValueError: there is no such level, or `text` is given for level weights.
     """
@@ -92,24 +92,18 @@ def verify(
     with location.on_disk(MODEL_FILES, progress) as path_on_disk:
         try:
             folder = open_folder(path_on_disk)
-            prepared = _prepare(path, options, folder, progress)
-            return _verify(prepared, folder, location.shown, level, samples, seed, text, progress)
+            prepared, by_record = prepare_again(path, options, folder, progress)
+            verdict = _verify(
+                prepared, folder, location.shown, level, samples, seed, text, progress
+            )
+            return replace(
+                verdict,
+                notes=[*verdict.notes, *by_record.notes, *by_record.unproved],
+                unproved=[*verdict.unproved, *by_record.unproved],
+            )
         except VerificationError as error:
             shown = str(error).replace(str(path_on_disk), location.shown)
-            raise VerificationError(shown) from error
-
-
-def _prepare(
-    path: str | os.PathLike[str], options: Options, folder: ModelFolder, progress: Progress | None
-) -> Prepared:
-    complete = _with_provenance(options, folder)
-    try:
-        return prepare(path, complete, progress=progress)
-    except PlanError as error:
-        if options.head is not None:
-            raise
-        reason = f"OUT is a {complete.head} by its {CONFIG}, and the checkpoint does not fit that:"
-        raise PlanError(reason, *error.reasons) from error
+            raise type(error)(shown) from error
 
 
 def checked_level(level: str | None) -> str:
@@ -179,43 +173,6 @@ def prover(
     return prove
 
 
-def _with_provenance(options: Options, folder: ModelFolder) -> Options:
-    """The options, with what the folder tells in place of None."""
-    listed = folder.config.get("architectures")
-    if options.head is None:
-        if not isinstance(listed, list) or not listed or not isinstance(listed[0], str):
-            raise VerificationError(
-                f"{folder.path / CONFIG} names no class in architectures; --head says which"
-                " head OUT has"
-            )
-        options = replace(options, head=listed[0])
-    provenance = folder.provenance
-    if provenance is None:
-        return options
-    name = provenance.mapping.get("name", "")
-    # A recorded name stands for itself. No variable that TensorFlow names has a `*`.
-    by_caller = tuple(
-        name
-        for name, reason in provenance.dropped.items()
-        if reason == BY_CALLER and "*" not in name
-    )
-    return replace(
-        options,
-        mapping=options.mapping or (name if name in builtin_mappings() else None),
-        drop=options.drop or by_caller,
-        scope=provenance.scope if options.scope is None else options.scope,
-        lower_case=provenance.do_lower_case if options.lower_case is None else options.lower_case,
-        labels=_labels(provenance) if options.labels is None else options.labels,
-        pad_vocab=options.pad_vocab or provenance.padding > 0,
-    )
-
-
-def _labels(provenance: Provenance) -> tuple[str, ...] | None:
-    """The names of labels that no file had, but the caller of the conversion."""
-    from_file = any(source.role == "labels" for source in provenance.sources)
-    return None if from_file or provenance.labels is None else tuple(provenance.labels)
-
-
 class _Ran(Struct, frozen=True):
     """What came of running both models."""
 
@@ -240,7 +197,7 @@ def _verify(
     progress: Progress | None,
 ) -> Verdict:
     mapping = prepared.mapping
-    notes = [*folder.notes, *prepared.plan.doubts]
+    notes = [*folder.notes]
     if level_of(prepared, level) != level:
         notes.append(
             f"only level weights was run: the mapping {mapping.name} names no reference to compare"
@@ -248,9 +205,10 @@ def _verify(
         )
         level = level_of(prepared, level)
     checks, matches = prove_weights(prepared, folder, progress)
-    found, more = prove_metadata(prepared, folder, matches)
-    checks += found
-    notes += more
+    metadata = prove_metadata(prepared, folder, matches)
+    checks += metadata.checks
+    notes += metadata.notes
+    unproved = [*prepared.plan.untold, *prepared.plan.doubts, *metadata.unproved]
     causes: list[Cause] = []
     if not all(check.passed for check in checks):
         from .diagnose import tensor_causes
@@ -283,7 +241,8 @@ def _verify(
         causes=[*causes, *ran.causes],
         first_tensor=next((match.tensor for match in matches if not match.same), ""),
         first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
-        notes=notes,
+        notes=[*notes, *unproved],
+        unproved=unproved,
     )
 
 

@@ -150,6 +150,7 @@ class Verdict(Struct, frozen=True):
     first_tensor: str  # the first tensor of the folder that differs; "" where none does
     first_output: str  # the first output along the forward pass that differs
     notes: list[str]
+    unproved: list[str]  # those of the notes that say what nothing in the checkpoint proves
 
     @property
     def passed(self) -> bool:

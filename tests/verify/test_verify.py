@@ -160,6 +160,7 @@ def test_a_folder_of_another_tool_may_have_a_vocabulary_alone(fixtures: Path, ou
 def test_heads_that_no_config_tells_must_be_said(fixtures: Path, out: Path, tmp_path: Path) -> None:
     bare = shutil.copytree(fixtures / "pretraining", tmp_path / "bare")
     (bare / "bert_config.json").unlink()
+    (out / "conversion.json").unlink()
     result = run(bare, out, "--level", "weights")
     assert result.exit_code == 1
     assert "num_attention_heads is 2, but 1 is assumed (H/64)" in " ".join(result.output.split())
