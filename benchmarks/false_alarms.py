@@ -294,14 +294,15 @@ def shares(outputs: list[Any]) -> tuple[dict[str, float], dict[str, float]]:
 
 def report(title: str, runs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     """Print a line on some runs: how many had a tensor over its bound, and which, and the most."""
-    cells = []
+    cells, names = [], []
     for which in zip(*runs, strict=True):
         over = Counter(name for run in which for name, share in run.items() if not share <= 1)
         alarms = sum(any(not share <= 1 for share in run.values()) for run in which)
         most = [max(run.values()) for run in which]
         cells.append(f"{alarms:>5} {min(most):>8.2f} {max(most):>8.2f}")
-    names = ", ".join(f"{name} {count}" for name, count in over.items())
-    print(f"{title:<50} {len(runs):>4} | {cells[0]} | {cells[1]} | {names}", flush=True)
+        names.append(", ".join(f"{name} {count}" for name, count in over.items()) or "none")
+    words = f"{names[0]} | {names[1]}" if names[0] != names[1] else names[0]
+    print(f"{title:<50} {len(runs):>4} | {cells[0]} | {cells[1]} | {words}", flush=True)
 
 
 def main() -> None:
@@ -328,7 +329,7 @@ def main() -> None:
 
     columns = f"{'over':>5} {'least':>8} {'most':>8}"
     print(f"{'':<55} | {'bound before':<23} | {'bound now':<23} |")
-    print(f"{'':<50} {'runs':>4} | {columns} | {columns} | over now")
+    print(f"{'':<50} {'runs':>4} | {columns} | {columns} | over before | now")
     for size in dict.fromkeys(sizes):
         title = f"{size.layers}x{size.hidden} {arguments.head}, {arguments.weights} weights"
         with tempfile.TemporaryDirectory() as name:

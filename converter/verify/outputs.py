@@ -248,24 +248,20 @@ class Errors(Struct, frozen=True):
 def judged(tables: Mapping[str, Errors], bounds: Mapping[str, float]) -> list[Output]:
     """The outputs, with what PyTorch's error in float32 may be.
 
-    A tensor of few numbers may have a small error in TensorFlow by luck. So the bound of a layer
-    counts TensorFlow's largest error, in ULPs, in it and in the layers before it. And what each of
-    them may add anyway grows with the root of their number, as independent errors do.
+    TensorFlow's error may be small by luck. So what a layer may have anyway grows with the root of
+    their number, as the sum of independent errors does.
 
     Args:
         tables: the errors, in the order of the forward pass.
         bounds: those of the outputs that are one product.
     """
-    outputs, layers, most = [], 0, 0.0
+    outputs, layers = [], 0
     for name, errors in tables.items():
         bound = bounds.get(name)
         if bound is None:
-            here = ulp(errors.scale)
-            if here and math.isfinite(errors.tensorflow):
-                most = max(most, errors.tensorflow / here)
             layers += 1
-            ulps = max(ACCURACY_RATIO * most, ACCURACY_ULPS * math.sqrt(layers))
-            bound = max(ACCURACY_RATIO * errors.tensorflow, ulps * here)
+            least = ACCURACY_ULPS * math.sqrt(layers) * ulp(errors.scale)
+            bound = max(ACCURACY_RATIO * errors.tensorflow, least)
         outputs.append(errors.output(name, bound))
     return outputs
 

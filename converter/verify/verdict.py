@@ -10,7 +10,7 @@ SAME_FUNCTION = 1e-11
 """The largest relative difference in float64 of two sides that compute the same."""
 
 ACCURACY_RATIO = 4
-"""How many times TensorFlow's own float32 error, in ULPs, PyTorch's may be."""
+"""How many times TensorFlow's own float32 error PyTorch's may be."""
 
 ACCURACY_ULPS = 4
 """The error in float32 ULPs, at a tensor's scale, that each layer may add in any case."""
