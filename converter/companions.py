@@ -19,6 +19,7 @@ from .options import Options
 from .plan import Plan, make_plan
 from .storage.files import File
 from .storage.location import parse_location
+from .storage.mistaken import mistaken
 from .text import as_text, joined
 from .tokenizers.registry import load_tokenizer
 
@@ -170,7 +171,10 @@ def text_of(file: File) -> bytes:
         raise PlanError(
             f"{file.name} is too large for a config or a vocabulary: {file.size:,} bytes"
         )
-    return file.read(0, file.size)
+    text = file.read(0, file.size)
+    if text and (what := mistaken(file)):  # a page and a pointer are text, too
+        raise CheckpointError(what)
+    return text
 
 
 def read_config(file: File, mapping: MappingFile) -> ConfigFile:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ..errors import CheckpointError
 from ..storage.files import File
+from ..storage.mistaken import mistaken
 from . import protos
 from .checksum import crc32c, unmask
 from .locate import Located
@@ -27,6 +28,7 @@ SLICE_KEY = b"\x00"  # the first byte of a slice's key
 # MEMORY_GROWTH times its size. TensorFlow's entries have 16 bytes or more in the index, so that any
 # index that it wrote is within the bound, and a crafted, compressed one can't fill the memory.
 ENTRY_BYTES, MEMORY_GROWTH, MEMORY_ALWAYS = 400, 32, 128 << 20
+_MOST_OTHERS, _MOST_OTHER_BYTES = 8, 1 << 20  # tensors to look at after one with a wrong checksum
 _MOST_FETCHED = 64 << 20  # bytes of a remote index to download before it is known to be one
 
 
@@ -55,9 +57,11 @@ class Bundle:
         try:
             self._read_index()
         except protos.Malformed as error:
+            damage = (
+                f"{self.index.name} is damaged or is not an index that TensorFlow wrote: {error}"
+            )
             raise CheckpointError(
-                f"{self.index.name} is damaged or is not an index that TensorFlow wrote: {error}."
-                " Download or copy it again."
+                mistaken(self.index, located.folder) or f"{damage}. Download or copy it again."
             ) from error
 
     def _read_index(self) -> None:
@@ -185,6 +189,29 @@ class Bundle:
             if sizes[shard] > self.shard(shard).size:
                 raise protos.Malformed("its slices share bytes")
 
+    def wrong_checksums(self, entry: protos.BundleEntry) -> tuple[int, int]:
+        """How many of a few other tensors in an entry's shard have a wrong checksum, and how many.
+
+        Tensors of zeros do not count: a download that was cut may leave zeros at the end.
+        """
+        shard = self.shard(entry.shard_id)
+        others = [
+            other
+            for name, other in self._entries.items()
+            if other.shard_id == entry.shard_id
+            and other.offset != entry.offset
+            and other.offset + other.size <= shard.size
+            and 0 < other.size <= _MOST_OTHER_BYTES
+            and self.variables[name].tf_dtype != "string"
+        ]
+        wrong = read = 0
+        for other in others[:: max(1, len(others) // _MOST_OTHERS)]:
+            data = shard.read(other.offset, other.size)
+            if any(data):
+                read += 1
+                wrong += crc32c(data) != unmask(other.crc32c)
+        return wrong, read
+
 
 class Part(Struct, frozen=True):
     """A variable, or a slice of it, in a shard."""
@@ -210,7 +237,10 @@ class Part(Struct, frozen=True):
         Raises:
             CheckpointError: the shard is missing or cut off.
         """
-        self._shard().check(self.entry.offset, self.entry.size)
+        shard = self._shard()
+        if self.entry.offset + self.entry.size > shard.size and (what := mistaken(shard)):
+            raise CheckpointError(what)
+        shard.check(self.entry.offset, self.entry.size)
 
     def stream(self, buffer: memoryview) -> Iterator[memoryview]:
         """Yield its bytes (little-endian, row-major) piece by piece in `buffer`.
@@ -249,6 +279,7 @@ class Part(Struct, frozen=True):
         Raises:
             CheckpointError: the shard is missing or cut off, or a checksum is wrong.
         """
+        self.check()
         count = math.prod(length for _, length in self.box)
         data = self._shard().read(self.entry.offset, self.entry.size)
         try:
@@ -284,14 +315,21 @@ class Part(Struct, frozen=True):
         return self.bundle.shard(self.entry.shard_id)
 
     def _compare(self, checksum: int) -> None:
-        if self.bundle.verify_checksums and checksum != self.checksum:
-            raise self._damaged(f"crc32c {checksum:08x}, in the index {self.checksum:08x}")
+        if not self.bundle.verify_checksums or checksum == self.checksum:
+            return
+        wrong, read = self.bundle.wrong_checksums(self.entry)
+        if read > 1 and wrong > read / 2:
+            raise CheckpointError(
+                f"{self.bundle.index.name} and {self._shard().name} are of different checkpoints:"
+                f" {self.variable.name} has a wrong checksum, and so have {wrong} of {read} other"
+                " tensors. Copy both files from one step."
+            )
+        raise self._damaged(f"crc32c {checksum:08x}, in the index {self.checksum:08x}")
 
     def _damaged(self, reason: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self._shard().name} is damaged at {self.variable.name} ({reason}). Download or copy"
-            " it again."
-        )
+        shard = self._shard()
+        damage = f"{shard.name} is damaged at {self.variable.name} ({reason})"
+        return CheckpointError(mistaken(shard) or f"{damage}. Download or copy it again.")
 
 
 def _check_size(variable: Variable, entry: protos.BundleEntry) -> None:

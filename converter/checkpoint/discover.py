@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
 from ..storage.files import Directory, File, Folder, Progress
 from ..storage.location import Location, Url, parse_location
+from ..storage.mistaken import mistaken
 from .locate import Located, Search, all_in, locate
 from .names import is_of_a_set, may_be_index, prefix_of
 
@@ -155,7 +156,7 @@ def _in_archive(place: Location, file: File, search: Search) -> list[Found]:
     name = _stem(place.name)
     folder = archive(file, search.progress)
     if folder is None:
-        raise CheckpointError(f"{file.name} is neither a zip nor a tar")
+        raise CheckpointError(mistaken(file) or f"{file.name} is neither a zip nor a tar")
     found = _in_folder(place, folder, name, search)
     for inner in folder.names():
         inside = place.join(inner)

@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..storage.archives import ARCHIVES, archive, is_packed
 from ..storage.files import Directory, File, Folder, Progress, Subfolder
 from ..storage.location import Location, Url, parse_location
+from ..storage.mistaken import mistaken
 from .names import (
     INDEX,
     files_of,
@@ -312,8 +313,7 @@ def _of_name(
         return _choose(inside, search)
     if name == STATE or name.endswith((".json", ".txt")):
         return _choose(folder, search)
-    other = other_format(name, file.read(0, min(file.size, 8))) or "not a checkpoint"
-    raise CheckpointError(f"{path} is {other}. {_FORMS}")
+    raise CheckpointError(mistaken(file, folder) or f"{path} is not a checkpoint. {_FORMS}")
 
 
 def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
@@ -440,7 +440,7 @@ def _is_v1(folder: Folder, name: str) -> bool:
             return False
         if not is_index(name):  # the reader tells whether it is damaged
             return True
-        return (Table(file).get(b"") or b"").startswith(_V1_HEADER)
+        return bytes(Table(file).get(b"") or b"").startswith(_V1_HEADER)
     except (CheckpointError, Malformed):
         return False
 
@@ -554,6 +554,9 @@ def _last_part(path: str) -> str:
 
 def _several(folder: Folder, base: str, found: list[Located]) -> str:
     path = os.path.join(folder.path, base) if base else folder.path
+    state = os.path.join(base, STATE)
+    if state in folder.names() and (what := mistaken(folder.open(state), folder)):
+        return f"{what} {path} has {len(found)} checkpoints, and nothing else tells which is meant"
     return f"{path} has {len(found)} checkpoints, and no file `{STATE}` that names one of them"
 
 

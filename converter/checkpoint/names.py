@@ -20,7 +20,6 @@ _V1_SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(\d{5})$")
 _NOT_V1 = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".pbtxt", ".zip", ".gz")
 _STEP = re.compile(r"-(\d{1,18})$")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST_V1_SHARDS = 1000  # to ask a server for
 
 
@@ -109,11 +108,11 @@ def is_unfinished(name: str) -> bool:
     return name.endswith(_UNFINISHED)
 
 
-def other_format(name: str, start: bytes = b"") -> str:
-    """What a file of another format is; "" if neither its name nor its first bytes tell."""
+def other_format(name: str) -> str:
+    """What a file of another format is; "" if its name does not tell."""
     if name.endswith((".bin", ".pt", ".pth", ".safetensors")):
         return "a PyTorch file"
-    if name.endswith((".h5", ".hdf5", ".keras")) or start.startswith(_HDF5):
+    if name.endswith((".h5", ".hdf5", ".keras")):
         return "a Keras file; bertconvert does not read HDF5"
     if name.endswith(".pb"):
         return "a graph; the variables of a SavedModel are in its folder variables/"

@@ -5,8 +5,7 @@ Format: tensorflow/core/protobuf/trackable_object_graph.proto.
 
 from collections.abc import Iterator
 
-from ..errors import CheckpointError
-from .protos import LENGTH, Malformed, field, fields
+from .protos import LENGTH, field, fields
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _NODES = field(1, LENGTH)  # of TrackableObjectGraph
@@ -14,33 +13,29 @@ _ATTRIBUTES = field(2, LENGTH)  # of TrackableObject
 _FULL_NAME, _CHECKPOINT_KEY = field(2, LENGTH), field(3, LENGTH)  # of SerializedTensor
 
 
-def full_names(source: str, graph: bytes) -> Iterator[tuple[str, str]]:
+def full_names(graph: bytes) -> Iterator[tuple[str, str]]:
     """Yield (checkpoint key, full name) for each variable that has a full name.
 
     Args:
-        source: the checkpoint, for messages.
         graph: a serialized TrackableObjectGraph.
 
     Raises:
-        CheckpointError: the graph is damaged.
+        Malformed: the graph is damaged.
     """
-    try:
-        for tag, _, node in fields(graph):
-            if tag != _NODES:
+    for tag, _, node in fields(graph):
+        if tag != _NODES:
+            continue
+        for subtag, _, attribute in fields(node):
+            if subtag != _ATTRIBUTES:
                 continue
-            for subtag, _, attribute in fields(node):
-                if subtag != _ATTRIBUTES:
-                    continue
-                full_name = key = b""
-                for name, _, text in fields(attribute):
-                    if name == _FULL_NAME:
-                        full_name = text
-                    elif name == _CHECKPOINT_KEY:
-                        key = text
-                if full_name:
-                    yield (
-                        key.decode("utf-8", "backslashreplace"),
-                        full_name.decode("utf-8", "backslashreplace"),
-                    )
-    except Malformed as error:
-        raise CheckpointError(f"{source}: the object graph is damaged: {error}") from error
+            full_name = key = b""
+            for name, _, text in fields(attribute):
+                if name == _FULL_NAME:
+                    full_name = text
+                elif name == _CHECKPOINT_KEY:
+                    key = text
+            if full_name:
+                yield (
+                    key.decode("utf-8", "backslashreplace"),
+                    full_name.decode("utf-8", "backslashreplace"),
+                )

@@ -7,8 +7,11 @@ skip an unknown field, and a known one of another wire type.
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 from msgspec import Struct
+
+Data = TypeVar("Data", bytes, memoryview)
 
 
 class Malformed(ValueError):
@@ -29,7 +32,7 @@ def field(number: int, wire_type: int) -> int:
     return number << 3 | wire_type
 
 
-def varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: Data, at: int) -> tuple[int, int]:
     """The unsigned varint (at most 64 bits) at byte `at`, and the byte after it."""
     if at < len(data) and data[at] < 0x80:  # most are one byte
         return data[at], at + 1
@@ -51,10 +54,11 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def fields(data: Data) -> Iterator[tuple[int, int, Data]]:
     """Yield (tag, number, payload) for each field; `field` makes the tags.
 
-    `number` is the value of a varint or fixed field, `payload` the bytes of a length-delimited one.
+    `number` is the value of a varint or fixed field, `payload` the bytes of a length-delimited one:
+    a view of `data` if that is a view.
     """
     at, end = 0, len(data)
     while at < end:
@@ -65,7 +69,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         kind = tag & 7
         if kind == VARINT:
             number, at = varint(data, at)
-            yield tag, number, b""
+            yield tag, number, data[:0]
             continue
         if kind == LENGTH:
             size, at = varint(data, at)
@@ -82,7 +86,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         if kind == LENGTH:
             yield tag, 0, payload
         else:
-            yield tag, int.from_bytes(payload, "little"), b""
+            yield tag, int.from_bytes(payload, "little"), data[:0]
 
 
 class Versions(Struct, frozen=True):

@@ -81,6 +81,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         location = str(parse_location(path).absolute())
         self._arguments = location, verify_checksums, None, expected, step
         self._located = locate(path, progress, expected, step)
+        self._notes = [self._located.note] if self._located.note else []
         self._storage: Storage | None = (
             SavedTensorSlices(self._located.tables())
             if self._located.is_v1
@@ -99,8 +100,15 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             parts = self._whole_parts(OBJECT_GRAPH)
         except CheckpointError:
             return  # without its data, the variables of an index can still be listed
-        (text,) = parts[0].strings()
-        for key, full_name in full_names(self._opened.index.name, text):
+        try:
+            (text,) = parts[0].strings()
+            names = list(full_names(text))
+        except (CheckpointError, Malformed) as error:
+            self._notes.append(
+                f"the object graph can't be read, so the full names are unknown: {error}"
+            )
+            return
+        for key, full_name in names:
             if key in self._variables:
                 self._variables[key] = replace(self._variables[key], full_name=full_name)
 
@@ -141,7 +149,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     @property
     def note(self) -> str:
         """What a person should know of how it was found; usually empty."""
-        return self._located.note
+        return "; ".join(self._notes)
 
     @property
     def format(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ..storage.files import File
 from .checksum import crc32c, unmask
-from .protos import Malformed, varint
+from .protos import Data, Malformed, varint
 
 MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
@@ -49,9 +49,9 @@ class Table:
         index_handle, _ = _handle(footer, at)
         self._separators: list[bytes] = []  # each is at least as large as every key of its block
         self._handles: list[tuple[int, int]] = []
-        self._last: tuple[int, dict[bytes, bytes]] = -1, {}  # the block that `get` read last
+        self._last: tuple[int, dict[bytes, memoryview]] = -1, {}  # the block that `get` read last
         end = 0
-        for separator, value in _entries(_block(file, index_handle)):
+        for separator, value in _entries(bytes(_block(file, index_handle))):
             (offset, size), _ = _handle(value, 0)
             # Blocks are written one after another. Requiring that bounds the work: no byte of the
             # file is read twice.
@@ -65,7 +65,7 @@ class Table:
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         previous: bytes | None = None
         for handle in self._handles:
-            for key, value in _entries(_block(self.file, handle)):
+            for key, value in _entries(bytes(_block(self.file, handle))):
                 if previous is not None and key <= previous:
                     raise Malformed(
                         f"key {key!r} follows {previous!r}: the keys are repeated or not sorted"
@@ -73,8 +73,11 @@ class Table:
                 previous = key
                 yield key, value
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None; reads one block, unless it is the last one that was read."""
+    def get(self, key: bytes) -> memoryview | None:
+        """The value of a key, or None; reads one block, unless it is the last one that was read.
+
+        The value is a view of the block, as a block of a V1 checkpoint may be a whole variable.
+        """
         number = bisect_left(self._separators, key)
         if number == len(self._handles):
             return None
@@ -104,10 +107,10 @@ def _check_inside(file: File, offset: int, size: int) -> None:
         raise Malformed(f"a block of {size:,} bytes at byte {offset:,} ends after the file")
 
 
-def _block(file: File, handle: tuple[int, int]) -> bytes:
+def _block(file: File, handle: tuple[int, int]) -> memoryview:
     offset, size = handle
     _check_inside(file, offset, size)
-    stored = file.read(offset, size + TRAILER_BYTES)
+    stored = file.view(offset, size + TRAILER_BYTES)
     kind, checksum = struct.unpack("<BI", stored[size:])
     if crc32c(stored[: size + 1]) != unmask(checksum):
         raise Malformed(f"the block at byte {offset:,} has a wrong checksum")
@@ -119,19 +122,19 @@ def _block(file: File, handle: tuple[int, int]) -> bytes:
     raise Malformed(f"the block at byte {offset:,} has an unknown compression ({kind})")
 
 
-def _uncompress(contents: bytes) -> bytes:
+def _uncompress(contents: memoryview) -> memoryview:
     size, _ = varint(contents, 0)
     if size > len(contents) * SNAPPY_GROWTH:
         raise Malformed(f"a Snappy block of {len(contents):,} bytes claims to hold {size:,}")
     from cramjam import DecompressionError, snappy
 
     try:
-        return bytes(snappy.decompress_raw(contents))
+        return memoryview(snappy.decompress_raw(contents))
     except DecompressionError as error:
         raise Malformed(f"a Snappy block can't be unpacked ({error})") from error
 
 
-def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _entries(block: Data) -> Iterator[tuple[bytes, Data]]:
     """Yield a block's (key, value) pairs; a key shares its first bytes with the one before it."""
     if len(block) < 4:
         raise Malformed("a block is too short for the number of its restarts")

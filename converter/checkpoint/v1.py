@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ..errors import CheckpointError
 from ..storage.files import File
+from ..storage.mistaken import mistaken
 from . import protos
 from .protos import LENGTH, VARINT, Box, Malformed, field, fields, tensor_slice, unsupported
 from .slices import resolve, slice_key, whole
@@ -36,6 +37,9 @@ _FIXED = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}
 _VARINTS = {"int64": 10, "bool": 11, "float16": 13, "bfloat16": 13, "uint32": 16, "uint64": 17}
 _INTS = 7  # for all other integers
 _VARINTS_AT_ONCE = 1 << 16  # bytes
+
+
+Values = bytes | bytearray | memoryview
 
 
 class Part(Struct, frozen=True):
@@ -78,7 +82,7 @@ class Part(Struct, frozen=True):
         """
         return self._values()[1]
 
-    def _values(self) -> tuple[bytes | bytearray, list[bytes]]:
+    def _values(self) -> tuple[Values, list[bytes]]:
         file = self.table.file
         try:
             saved = self.table.get(slice_key(self.raw_name, self.stored))
@@ -119,7 +123,8 @@ class SavedTensorSlices:
                 self._add(Table(file))
             except Malformed as error:
                 raise CheckpointError(
-                    f"{file.name} is damaged, or not a V1 checkpoint that TensorFlow wrote:"
+                    mistaken(file)
+                    or f"{file.name} is damaged, or not a V1 checkpoint that TensorFlow wrote:"
                     f" {error}. Download or copy it again."
                 ) from error
 
@@ -127,7 +132,7 @@ class SavedTensorSlices:
         meta = table.get(b"")
         if meta is None:
             raise Malformed("the list of variables is missing")
-        for saved in _saved_slice_metas(meta, table.file):
+        for saved in _saved_slice_metas(bytes(meta), table.file):
             raw_name, shape, dtype = _described(saved)
             variable = describe(raw_name, dtype, shape, 0)
             name = variable.name
@@ -223,9 +228,9 @@ def _boxes(saved: bytes) -> Iterator[Box]:
     return (tensor_slice(part) for tag, _, part in fields(saved) if tag == _SLICES)
 
 
-def _saved_tensor(data: bytes) -> bytes:
+def _saved_tensor(data: memoryview) -> memoryview:
     """The TensorProto of SavedTensorSlices.data."""
-    tensor = b""
+    tensor = data[:0]
     for tag, _, payload in fields(data):
         if tag == _DATA:
             for subtag, _, inner in fields(payload):
@@ -235,17 +240,17 @@ def _saved_tensor(data: bytes) -> bytes:
 
 
 def _tensor_values(
-    proto: bytes, variable: Variable, count: int, may_repeat: bool
-) -> tuple[bytes | bytearray, list[bytes]]:
+    proto: memoryview, variable: Variable, count: int, may_repeat: bool
+) -> tuple[Values, list[bytes]]:
     """The bytes of `count` values of a TensorProto, or its strings."""
     tf_dtype = variable.tf_dtype
     if tf_dtype == "string":
-        strings = [payload for tag, _, payload in fields(proto) if tag == field(_STRINGS, LENGTH)]
+        strings = [bytes(text) for tag, _, text in fields(proto) if tag == field(_STRINGS, LENGTH)]
         missing = _missing(len(strings), count, may_repeat)
         return b"", strings + (strings[-1:] or [b""]) * missing
     itemsize = variable.dtype.itemsize
-    content = b""
-    values = bytearray()
+    content = proto[:0]
+    values: Values = proto[:0]
     fixed = _FIXED.get(tf_dtype, 0)
     varints = 0 if fixed else _VARINTS.get(tf_dtype, _INTS)
     for tag, number, payload in fields(proto):
@@ -253,21 +258,33 @@ def _tensor_values(
         if number_of_field == _CONTENT and kind == LENGTH:
             content = payload
         elif number_of_field == fixed and kind == LENGTH:
-            values += payload
+            values = _joined(values, payload)
         elif number_of_field == fixed and kind in (protos.FIXED32, protos.FIXED64):
-            values += number.to_bytes(4 if kind == protos.FIXED32 else 8, "little")
+            values = _joined(values, number.to_bytes(4 if kind == protos.FIXED32 else 8, "little"))
         elif number_of_field == _FLOAT8 and kind == LENGTH and tf_dtype.startswith("float8"):
-            values += payload
+            values = _joined(values, payload)
         elif number_of_field == varints and kind == LENGTH:
-            values += _unpack(payload, itemsize)
+            values = _joined(values, _unpack(payload, itemsize))
         elif number_of_field == varints and kind == VARINT:
-            values += number.to_bytes(8, "little")[:itemsize]
+            values = _joined(values, number.to_bytes(8, "little")[:itemsize])
     data = content or values
     present, rest = divmod(len(data), itemsize)
     if rest:
         raise Malformed(f"{len(data):,} bytes of values that have {itemsize} each")
     missing = _missing(present, count, may_repeat)
-    return (data + (data[-itemsize:] or bytes(itemsize)) * missing if missing else data), []
+    if missing:
+        data = b"".join([data, (bytes(data[-itemsize:]) or bytes(itemsize)) * missing])
+    return data, []
+
+
+def _joined(values: Values, more: Values) -> Values:
+    """Values with more after them. TensorFlow writes all at once, so the first are not copied."""
+    if not values:
+        return more
+    if not isinstance(values, bytearray):
+        values = bytearray(values)
+    values += more
+    return values
 
 
 def _missing(values: int, count: int, may_repeat: bool) -> int:
@@ -277,7 +294,7 @@ def _missing(values: int, count: int, may_repeat: bool) -> int:
     return count - values
 
 
-def _unpack(varints: bytes, itemsize: int) -> bytearray:
+def _unpack(varints: memoryview, itemsize: int) -> bytearray:
     """Packed varints as little-endian integers of `itemsize` bytes; higher bytes are cut off."""
     import numpy as np
 
@@ -287,7 +304,11 @@ def _unpack(varints: bytes, itemsize: int) -> bytearray:
     at = 0
     while at < len(varints):
         end = at + _VARINTS_AT_ONCE
-        end = len(varints) if end >= len(varints) else end - _unfinished(varints[end - 10 : end])
+        end = (
+            len(varints)
+            if end >= len(varints)
+            else end - _unfinished(bytes(varints[end - 10 : end]))
+        )
         data = np.frombuffer(varints[at:end], np.uint8)
         ends = np.flatnonzero(data < 0x80)
         starts = np.concatenate(([0], ends[:-1] + 1))

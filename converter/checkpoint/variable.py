@@ -1,6 +1,8 @@
 """The description of a variable, without its data."""
 
 import math
+import operator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -52,6 +54,9 @@ def describe(raw_name: bytes, dtype: int, shape: tuple[int, ...], stored: int) -
     tf_dtype, itemsize = DTYPES.get(dtype, (f"dtype {dtype}", 0))
     size = math.prod(shape)
     nbytes = size * itemsize if itemsize else stored
-    if max(size, nbytes) >= 1 << 63:
+    # TensorFlow multiplies from the left, and ends the process if a product is too large, even if
+    # a zero follows.
+    largest = size or max(accumulate(shape, operator.mul, initial=1))
+    if max(largest, nbytes) >= 1 << 63:
         raise Malformed(f"{name} has more bytes than 64 bits can count")
     return Variable(name, tf_dtype, shape, nbytes)

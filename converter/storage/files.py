@@ -101,10 +101,18 @@ class File:
         Raises:
             CheckpointError: as `read_into`.
         """
+        return bytes(self.view(offset, size))
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """Read `size` bytes from `offset` into memory of their own, without another copy.
+
+        Raises:
+            CheckpointError: as `read_into`.
+        """
         self.check(offset, size)  # before memory is allocated
-        buffer = bytearray(size)
-        self.read_into(offset, memoryview(buffer))
-        return bytes(buffer)
+        buffer = memoryview(bytearray(size))
+        self.read_into(offset, buffer)
+        return buffer
 
     def part(self, name: str, offset: int, size: int) -> "File":
         """A file that is a range of this one, from byte `offset`."""

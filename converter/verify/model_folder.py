@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from ..errors import VerificationError
+from ..errors import CheckpointError, VerificationError
 from ..layout import CONFIG, PROVENANCE, SAFETENSORS, TORCH
 from ..prepare import SourceFile
+from ..storage.files import open_path
+from ..storage.mistaken import mistaken
 from ..text import joined
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class _SafeTensors(Mapping[str, "Array"]):
             self._file = opener(path, "np")
         except (OSError, SafetensorError) as error:
             raise VerificationError(
-                f"{path} is damaged or not a safetensors file: {error}"
+                _mistaken(path) or f"{path} is damaged or not a safetensors file: {error}"
             ) from error
         self._path = path
         self._names = set(self._file.keys())
@@ -150,7 +152,8 @@ def _torch_tensors(path: Path) -> "dict[str, Array]":
     except (OSError, RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
         first = str(error).strip().partition("\n")[0]
         raise VerificationError(
-            f"{path} was not loaded: it is damaged, or has more than tensors in it: {first}"
+            _mistaken(path)
+            or f"{path} was not loaded: it is damaged, or has more than tensors in it: {first}"
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise VerificationError(
@@ -175,4 +178,12 @@ def _json(path: Path, kind: type[Any]) -> Any:
     except FileNotFoundError:
         raise VerificationError(f"{path} is missing. {_contents(path.parent)}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise VerificationError(f"{path} can't be read: {error}") from error
+        raise VerificationError(_mistaken(path) or f"{path} can't be read: {error}") from error
+
+
+def _mistaken(path: Path) -> str:
+    """What a file is in place of what it should be; "" if that is not known."""
+    try:
+        return mistaken(open_path(str(path)))
+    except CheckpointError:
+        return ""

@@ -22,8 +22,10 @@ def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str
         names: what to call a variable -> its name in the checkpoint.
 
     Raises:
+        CheckpointError: a variable does not fit its description.
         VerificationError: TensorFlow can't read it.
     """
+    refuse_what_ends_the_process(checkpoint)
     tf = tensorflow()
     with _on_disk(checkpoint, names.values()) as prefix:
         try:
@@ -42,6 +44,19 @@ def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str
             return {name: read(variable) for name, variable in names.items()}
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise VerificationError(f"TensorFlow can't read {checkpoint.name}: {error}") from error
+
+
+def refuse_what_ends_the_process(checkpoint: Checkpoint) -> None:
+    """Refuse an index that TensorFlow's reader would end the process for, when it is opened.
+
+    That reader does not expect a slice twice, even of a variable that nobody reads. What else it
+    does not expect, such as a shape with too many elements, is refused when a checkpoint is opened.
+
+    Raises:
+        CheckpointError: the slices of a variable do not fit it.
+    """
+    for name in checkpoint:
+        checkpoint.position(name)  # which checks the slices
 
 
 @contextmanager

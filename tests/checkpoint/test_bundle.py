@@ -365,7 +365,8 @@ class TestDamagedData:
     def test_that_is_cut_off_is_refused(self, tmp_path: Path, size: int, verify: bool) -> None:
         prefix = write.write_bundle(tmp_path / "m", {"a": write.floats(1, 2)})
         os.truncate(write.shard_path(prefix), size)
-        with pytest.raises(CheckpointError, match=rf" {size} bytes, .* 0 to 8 "):
+        facts = rf" {size} bytes, .* 0 to 8 " if size else r"is empty \(0 bytes\)"
+        with pytest.raises(CheckpointError, match=facts):
             open_checkpoint(prefix, verify_checksums=verify)["a"]
 
     def test_that_becomes_shorter_while_it_is_read_is_refused(self, tmp_path: Path) -> None:
@@ -491,12 +492,12 @@ class TestIndex:
     def test_that_is_no_table_is_refused(self, tmp_path: Path, content: bytes) -> None:
         prefix = tmp_path / "m.ckpt"
         Path(f"{prefix}.index").write_bytes(content)
-        self.refused(prefix, "m.ckpt.index is damaged.*cut off")
+        self.refused(prefix, "is damaged.*cut off" if content else "m.ckpt.index is empty")
 
     def test_that_is_cut_off_or_damaged_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
         data = (fixtures / "encoder" / "bert_model.ckpt.index").read_bytes()
         prefix = tmp_path / "m.ckpt"
-        for size in range(0, len(data), 97):
+        for size in range(97, len(data), 97):
             Path(f"{prefix}.index").write_bytes(data[:size])
             self.refused(prefix, "m.ckpt.index is damaged")
         Path(f"{prefix}.index").write_bytes(data[:100] + b"?" + data[101:])

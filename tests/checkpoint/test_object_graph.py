@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bertconvert import CheckpointError, open_checkpoint
+from bertconvert import open_checkpoint
 from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
 
 from . import table_writer as write
@@ -43,9 +43,18 @@ def test_gives_full_names(tmp_path: Path) -> None:
     assert set(variables) == {OBJECT_GRAPH, *names}
 
 
-def test_refuses_damaged_graph(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="object graph is damaged"):
-        open_checkpoint(save(tmp_path, write.field(1, b"\xff")))
+@pytest.mark.parametrize("damage", ["no message", "a wrong checksum"])
+def test_damage_costs_the_full_names_only(tmp_path: Path, damage: str) -> None:
+    good = write.field(1, attribute("a", "dense/kernel"))
+    prefix = save(tmp_path, good + write.field(1, b"\xff") * (damage == "no message"), "a")
+    if damage == "a wrong checksum":
+        data = bytearray(write.shard_path(prefix).read_bytes())
+        data[-10] ^= 1
+        write.shard_path(prefix).write_bytes(data)
+    checkpoint = open_checkpoint(prefix)
+    assert checkpoint.variables["a"].full_name == ""
+    assert "object graph" in checkpoint.note
+    assert set(checkpoint) == {OBJECT_GRAPH, "a"}
 
 
 def test_lists_variables_without_data(tmp_path: Path) -> None:
