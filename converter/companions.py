@@ -1,6 +1,7 @@
 """Finds the config and the vocabulary that belong to a checkpoint.
 
-Beside it, names tell; of several files, their keys. One folder up, the sizes must fit, too.
+Beside it, names tell; of several files, their keys. One folder up, the sizes must fit, too, and the
+name must be the usual one.
 """
 
 import hashlib
@@ -70,7 +71,7 @@ def find_companions(
     if None in (files.config_file, files.vocabulary_file):
         _look_above(files, checkpoint, mapping, options, notes)
     if files.config_file is None and other:
-        notes.append(f"{joined(other)} was not taken as the config, because of its keys")
+        notes.append(f"by the keys, this is no config of such a model: {joined(other)}")
     if files.config_file is not None and files.config is not None and files.config.inside:
         notes.append(f"the config is {files.config.inside} in {base_name(files.config_file)}")
     return files
@@ -83,7 +84,10 @@ def _look_above(
     options: Options,
     notes: list[str],
 ) -> None:
-    """Add a config and a vocabulary from the folder above, if a plan can be made with them."""
+    """Add a config and a vocabulary from the folder above, if a plan can be made with them.
+
+    One of another name than the usual one is suggested only: the folder may have other models.
+    """
 
     def plan_with(config: ConfigFile | None, name: str = "", tokens: int | None = None) -> Plan:
         if config is None:
@@ -140,12 +144,17 @@ def _look_above(
         except CheckpointError as error:  # several fit
             notes.append(str(error))
             return None
-        if found is not None:
+        if found is not None and (
+            os.path.basename(found.name) == rule.name or checkpoint.is_of_saved_model
+        ):
             notes.append(
                 f"{_path_of(found)} is taken, one folder up, because its sizes fit. --{option}"
                 " names another"
             )
             return found
+        if found is not None:
+            notes.append(f"{_path_of(found)}, one folder up, has the sizes. --{option} takes it")
+            return None
         notes.extend(
             f"{path}, one folder up, is not taken: {reason}. --{option} names another"
             for path, reason in islice(unfit.items(), _MOST_NOTES)

@@ -28,7 +28,7 @@ class ConfigFile(Struct, frozen=True):
 
     def line(self, key: str) -> int | None:
         """The line of a key, from 1; None if the config does not have it."""
-        where = [self.inside] if self.inside else []
+        where = ["", self.inside] if self.inside else [""]
         return next((n for path, k, n in _keys(self.text) if k == key and path == where), None)
 
 
@@ -144,19 +144,22 @@ def _fault(text: str, error: JSONDecodeError) -> str:
 
 
 def _keys(text: str) -> Iterator[tuple[list[str], str, int]]:
-    """Every key of valid JSON: the keys of the objects that it is in, the key, and its line."""
+    """Every key of valid JSON: the keys of the objects that it is in, the key, and its line.
+
+    The list is the same one each time, and begins with an empty string for the file.
+    """
     path: list[str] = []
     last, line, seen = "", 1, 0
     for token in re.finditer(_TOKEN, text, re.DOTALL):
-        line += text.count("\n", seen, token.start())
-        seen = token.start()
-        if token[0] in ("{", "["):
+        if token[2]:
+            line += text.count("\n", seen, token.start())
+            seen = token.start()
+            last = loads(token[1]) if "\\" in token[1] else token[1][1:-1]
+            yield path, last, line
+        elif token[0] in ("{", "["):
             path.append(last)
         elif token[0] in ("}", "]"):
             path.pop()
-        elif token[2]:
-            last = loads(token[1])
-            yield path[1:], last, line
 
 
 def _shown(key: str) -> str:

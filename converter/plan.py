@@ -659,10 +659,12 @@ class _Planner:
         if rule is None:
             return "", ""
         # Upper and lower case mean the same, and null means linear, as in Google's code.
-        stated = self.config.get(rule.config, rule.default)
+        by_transformers = any(mark in self.config for mark in _OF_TRANSFORMERS)
+        implied = self.mapping.implied.get(rule.config) if by_transformers else None
+        stated = self.config.get(rule.config, implied or rule.default)
         name, form = stated.lower() if isinstance(stated, str) else "", "auto"
         offered = rule.names.get(name) if stated is None or isinstance(stated, str) else None
-        theirs = rule.of_transformers(stated) if self._is_of_transformers(rule.config) else None
+        theirs = rule.of_transformers(stated) if by_transformers else None
         if theirs is not None:
             name, form = theirs
             offered = rule.names[name]
@@ -702,10 +704,6 @@ class _Planner:
                 f"--activation {choice}: {rule.config} is {name}, which has {forms}"
             )
         return name, ""
-
-    def _is_of_transformers(self, key: str) -> bool:
-        """Whether the config has a key, and is a config.json that transformers wrote."""
-        return key in self.config and any(mark in self.config for mark in _OF_TRANSFORMERS)
 
     def check_dtypes(self, written: Found) -> None:
         """A reason for every weight that is not a floating-point number."""

@@ -1124,6 +1124,11 @@ class TestTheActivation:
         told = [note for note in plan.notes if "--activation tanh" in note]
         assert bool(told) is (expected[1] == "gelu")
 
+    def test_that_transformers_config_lacks_is_transformers_own(self) -> None:
+        config = {key: value for key, value in CONFIG.items() if key != "hidden_act"}
+        plan = make_plan(checkpoint(), BERT, {**config, "model_type": "bert"})
+        assert plan.activation == ("gelu", "gelu")
+
     @pytest.mark.parametrize("stated", ["silu", "gelu_10", "quick_gelu", 1, []])
     def test_of_transformers_config_that_nobody_knows_is_refused(self, stated: object) -> None:
         text = refusal(checkpoint(), {**CONFIG, "hidden_act": stated, "model_type": "bert"})

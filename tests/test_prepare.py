@@ -204,17 +204,31 @@ class TestOneFolderUp:
     def test_config_and_vocabulary_are_taken_if_their_sizes_fit(
         self, bare: Path, fixtures: Path
     ) -> None:
-        write_json(bare.parent / "bert_config_3.json", {**CONFIG, "num_attention_heads": 4})
-        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent / "vocab_3kmer.txt")
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "num_attention_heads": 4})
+        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent)
         prepared = prepare(bare)
         assert prepared.plan.sizes["A"] == 4
         assert prepared.vocabulary is not None and len(prepared.vocabulary) == 128
         names = [source.name for source in prepared.sources]
-        assert names[1:] == ["bert_config_3.json", "vocab_3kmer.txt"]
+        assert names[1:] == ["bert_config.json", "vocab.txt"]
         for name in names[1:]:
             (note,) = told(prepared, name)
             assert str(bare.parent / name) in note and "one folder up" in note
         assert prepare(bare / "bert_model.ckpt").sources == prepared.sources
+
+    def test_what_has_another_name_is_suggested_if_its_sizes_fit(
+        self, bare: Path, fixtures: Path
+    ) -> None:
+        write_json(bare.parent / "bert_config.json", {**CONFIG, "hidden_size": 64})
+        write_json(bare.parent / "small_config.json", {**CONFIG, "num_attention_heads": 4})
+        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent / "vocab_b.txt")
+        (bare.parent / "vocab_a.txt").write_text("[PAD]\n[UNK]\n")
+        prepared = prepare(bare)
+        assert prepared.config is None and prepared.vocabulary is None
+        (note,) = told(prepared, str(bare.parent / "small_config.json"))
+        assert "--config" in note
+        (note,) = told(prepared, str(bare.parent / "vocab_b.txt"))
+        assert "--vocab" in note
 
     def test_what_does_not_fit_is_not_taken_and_named(self, bare: Path) -> None:
         write_json(bare.parent / "bert_config.json", {**CONFIG, "hidden_size": 64})
@@ -225,15 +239,6 @@ class TestOneFolderUp:
         assert "hidden_size = 64" in note and "--config" in note
         (note,) = told(prepared, str(bare.parent / "vocab.txt"))
         assert "2 tokens" in note and "--vocab" in note
-
-    def test_the_one_that_fits_is_taken_among_others(self, bare: Path, fixtures: Path) -> None:
-        write_json(bare.parent / "bert_config.json", {**CONFIG, "hidden_size": 64})
-        write_json(bare.parent / "small_config.json", CONFIG)
-        shutil.copy(fixtures / "encoder" / "vocab.txt", bare.parent / "vocab_b.txt")
-        (bare.parent / "vocab_a.txt").write_text("[PAD]\n[UNK]\n")
-        prepared = prepare(bare)
-        names = [source.name for source in prepared.sources]
-        assert names[1:] == ["small_config.json", "vocab_b.txt"]
 
     def test_several_that_fit_and_differ_are_named_and_not_taken(self, bare: Path) -> None:
         write_json(bare.parent / "a_config.json", CONFIG)
@@ -322,9 +327,10 @@ class TestOneFolderUp:
         alone = shutil.make_archive(str(tmp_path / "alone"), kind, bare)
         assert prepare(alone).config is None  # what is next to an archive is not a part of it
 
-    def test_the_vocabulary_of_a_run_from_the_wild_is_found(self, real: Path) -> None:
+    def test_what_is_above_a_run_from_the_wild_is_found(self, real: Path) -> None:
         prepared = prepare(real / "tiny-finetuned-mrpc")
-        assert prepared.sources[1].name == "vocab-uncased-30522.txt"
+        assert prepared.vocabulary is None  # the folder has vocabularies for all models
+        assert told(prepared, "vocab-uncased-30522.txt, one folder up")
         prepared = prepare(real / "bleurt-tiny", head="none")
         names = [source.name for source in prepared.sources]
         assert names[1:] == ["bert_config.json", "vocab.txt"]

@@ -70,6 +70,11 @@ class Located(Struct, frozen=True):
         """Whether it is a V1 checkpoint, which has no index and data files."""
         return bool(self.table_names)
 
+    @property
+    def is_of_saved_model(self) -> bool:
+        """Whether it is the variables of a SavedModel, by the name of its folder."""
+        return os.path.basename(os.path.dirname(os.path.abspath(self.name))) == "variables"
+
     def index(self) -> File:
         """Open the file that lists the variables.
 
@@ -155,8 +160,7 @@ class Located(Struct, frozen=True):
         """The folder one up; and what a SavedModel has next to its variables."""
         base = os.path.dirname(self.prefix)
         folder = Subfolder(self.folder, base) if base else self.folder
-        of_a_saved_model = os.path.basename(os.path.abspath(folder.path)) == "variables"
-        places = ("", "assets") if of_a_saved_model else ("",)
+        places = ("", "assets") if self.is_of_saved_model else ("",)
         found = [folder.above(inside, [name]) for inside in places]
         return [(one, "") for one in found if one is not None]
 

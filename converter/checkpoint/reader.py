@@ -179,6 +179,11 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         """
         return [self._opened.shard(shard) for shard in range(self._opened.num_shards)]
 
+    @property
+    def is_of_saved_model(self) -> bool:
+        """Whether it is the variables of a SavedModel, by the name of its folder."""
+        return self._located.is_of_saved_model
+
     def companion(
         self, name: str, pattern: str, content: Content | None = None, above: bool = False
     ) -> File | None:
