@@ -153,7 +153,9 @@ def _look_above(
             )
             return found
         if found is not None:
-            notes.append(f"{_path_of(found)}, one folder up, has the sizes. --{option} takes it")
+            notes.append(
+                f"--{option} {_path_of(found)} takes a file one folder up, whose sizes fit"
+            )
             return None
         notes.extend(
             f"{path}, one folder up, is not taken: {reason}. --{option} names another"

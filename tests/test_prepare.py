@@ -330,7 +330,7 @@ class TestOneFolderUp:
     def test_what_is_above_a_run_from_the_wild_is_found(self, real: Path) -> None:
         prepared = prepare(real / "tiny-finetuned-mrpc")
         assert prepared.vocabulary is None  # the folder has vocabularies for all models
-        assert told(prepared, "vocab-uncased-30522.txt, one folder up")
+        assert told(prepared, f"--vocab {real / 'vocab-uncased-30522.txt'}")
         prepared = prepare(real / "bleurt-tiny", head="none")
         names = [source.name for source in prepared.sources]
         assert names[1:] == ["bert_config.json", "vocab.txt"]
