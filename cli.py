@@ -43,6 +43,7 @@ from .converter.terminal import (
 
 if TYPE_CHECKING:
     from .converter.batch import Event
+    from .converter.verify import Failure, Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -354,8 +355,10 @@ def _checked_level(level: str | None, option: str) -> str | None:
 
 
 def _missing(packages: Sequence[str]) -> str:
+    from .converter.verify import how_to_install
+
     found = "is not installed" if len(packages) == 1 else "are not installed"
-    return f"{', '.join(packages)}, which {found}: pip install 'bertconvert[verify]'"
+    return f"{', '.join(packages)}, which {found}: {how_to_install(packages)}"
 
 
 @cli.command(cls=_Proving)
@@ -591,8 +594,35 @@ def verify(
     bertconvert verify uncased_L-2_H-128_A-2.zip bert-tiny/
     bertconvert verify CKPT OUT --level weights --json > verdict.json
     """
+    from .converter.verify import report
+
+    forms = [(junit, report.to_junit), (html, report.to_html)]
+    reports = _Reports([(path, form) for path, form in forms if path is not None])
+    with _reporting(reports, ckpt, out, as_json):
+        verdict = _verdict(ckpt, out, level, samples, seed, text, html, _given(options))
+    problems = reports.write(verdict)
+    with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
+        if as_json:
+            click.echo(report.to_json(verdict), nl=False)
+        else:
+            show_report(report.lines(verdict))
+    if problems:
+        raise click.ClickException("\n".join(problems))
+    ctx.exit(0 if verdict.passed else 1)
+
+
+def _verdict(
+    ckpt: str,
+    out: str,
+    level: str | None,
+    samples: int,
+    seed: int,
+    text: Path | None,
+    html: Path | None,
+    options: dict[str, Any],
+) -> "Verdict":
     from .converter.errors import MissingOptionError
-    from .converter.verify import highest_level, missing_extras, report
+    from .converter.verify import highest_level, missing_extras
     from .converter.verify import verify as prove
 
     chosen = _checked_level(level, "--level") or highest_level()
@@ -608,7 +638,7 @@ def verify(
         say(f"  outputs and gradients need {_missing(missing)}")
     try:
         with Progress(False) as progress:
-            verdict = prove(
+            return prove(
                 ckpt,
                 out,
                 level=chosen,
@@ -616,22 +646,52 @@ def verify(
                 seed=seed,
                 text=text,
                 progress=progress,
-                **_given(options),
+                **options,
             )
     except MissingOptionError as error:
         raise click.UsageError(printable(str(error))) from error
-    with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
-        if as_json:
-            click.echo(report.to_json(verdict), nl=False)
-        else:
-            show_report(report.lines(verdict))
-    for path, form in ((junit, report.to_junit), (html, report.to_html)):
-        if path is not None:
+
+
+class _Reports:
+    """The files that a verdict is written to."""
+
+    def __init__(self, forms: "list[tuple[Path, Callable[[Verdict | Failure], bytes]]]") -> None:
+        self.forms = forms
+
+    def write(self, verdict: "Verdict | Failure") -> list[str]:
+        """Write all of them; which could not be written, and why."""
+        problems = []
+        for path, form in self.forms:
             try:
                 path.write_bytes(form(verdict))
             except OSError as error:
-                raise click.ClickException(f"{path} can't be written: {error.strerror}") from error
-    ctx.exit(0 if verdict.passed else 1)
+                problems.append(f"{printable(str(path))} can't be written: {error.strerror}")
+        return problems
+
+
+@contextmanager
+def _reporting(reports: _Reports, ckpt: str, out: str, as_json: bool) -> Iterator[None]:
+    """See that the reports never show an older verdict, whatever happens.
+
+    They are written before any work, which also shows whether they can be, and hold the error if
+    there is one.
+    """
+    from .converter.verify import Failure, report
+
+    def failure(text: str) -> Failure:
+        return Failure(printable(_shown(ckpt)), printable(_shown(out)), printable(text))
+
+    try:
+        if problems := reports.write(failure("verify was started and did not finish")):
+            raise click.UsageError("\n".join(problems))
+        yield
+    except Exception as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        found = failure(text or type(error).__name__)
+        reports.write(found)
+        if as_json:
+            click.echo(report.to_json(found), nl=False)
+        raise
 
 
 @cli.command()

@@ -138,3 +138,27 @@ def test_it_converts_where_nothing_else_of_the_project_is(
     )
     assert done.returncode == 0, done.stderr
     assert len(os.listdir(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "version", "package"),
+    [
+        ("linux", "x86_64", "3.11", "tensorflow-cpu"),
+        ("linux", "x86_64", "3.13", "tensorflow-cpu"),
+        ("linux", "aarch64", "3.12", "tensorflow"),
+        ("darwin", "arm64", "3.13", "tensorflow"),
+        ("darwin", "x86_64", "3.12", None),
+        ("linux", "x86_64", "3.14", None),
+        ("darwin", "arm64", "3.14", None),
+    ],
+)
+def test_the_extra_verify_asks_for_tensorflow_only_where_it_has_packages(
+    system: str, machine: str, version: str, package: str | None
+) -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = map(requirements.Requirement, project["optional-dependencies"]["verify"])
+    where = {"sys_platform": system, "platform_machine": machine, "python_version": version}
+    names = [one.name for one in found if one.marker is None or one.marker.evaluate(where)]
+    assert [name for name in names if name.startswith("tensorflow")] == [package][: bool(package)]
+    assert "torch" in names

@@ -3,18 +3,21 @@
 from .run import (
     checked_level,
     highest_level,
+    how_to_install,
     level_of,
     missing_extras,
     prover,
     verify,
     verify_prepared,
 )
-from .verdict import Verdict
+from .verdict import Failure, Verdict
 
 __all__ = [
+    "Failure",
     "Verdict",
     "checked_level",
     "highest_level",
+    "how_to_install",
     "level_of",
     "missing_extras",
     "prover",

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,9 +17,13 @@ from .verdict import (
     ACCURACY_ULPS,
     SAME_FUNCTION,
     SAME_GRADIENT,
+    Failure,
     Output,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 _MEANING = {
     "weights": "every tensor equals its variable; none is missing or extra",
@@ -109,8 +113,14 @@ def sequences_text(verdict: Verdict) -> str:
     return f"{verdict.samples:,} seeded sequences (seed {verdict.seed})"
 
 
-def to_json(verdict: Verdict) -> bytes:
-    """The whole verdict as one JSON document, with the bounds that were held."""
+def to_json(verdict: Verdict | Failure) -> bytes:
+    """The whole verdict as one JSON document, with the bounds that were held.
+
+    Without a verdict, it has `error`.
+    """
+    if isinstance(verdict, Failure):
+        tool = f"bertconvert {__version__}"
+        return to_json_lines({"tool": tool, "passed": False, **msgspec.to_builtins(verdict)})
     document = {
         "tool": f"bertconvert {__version__}",
         "passed": verdict.passed,
@@ -139,14 +149,27 @@ def to_json(verdict: Verdict) -> bytes:
     return to_json_lines(document)
 
 
-def to_junit(verdict: Verdict) -> bytes:
+def to_junit(verdict: Verdict | Failure) -> bytes:
     """JUnit XML: a suite for each level, a case for each check, tensor, output and parameter.
 
-    What is not proved is a case that was skipped.
+    What is not proved is a case that was skipped. Without a verdict, there is one case, an error.
     """
     from xml.etree import ElementTree
 
     root = ElementTree.Element("testsuites")
+    if isinstance(verdict, Failure):
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name="bertconvert verify",
+            tests="1",
+            failures="0",
+            errors="1",
+            skipped="0",
+        )
+        case = ElementTree.SubElement(suite, "testcase", classname="verify", name="verdict")
+        ElementTree.SubElement(case, "error", message=_plain(verdict.error))
+        return _xml(root)
     for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
         cases = [(check.name, check.passed, check.detail) for check in verdict.at(level)]
         cases += list(_cases(verdict, level))
@@ -169,6 +192,12 @@ def to_junit(verdict: Verdict) -> bytes:
             name = f"not proved ({number})"
             case = ElementTree.SubElement(suite, "testcase", classname=level, name=name)
             ElementTree.SubElement(case, "skipped", message=_plain(fact))
+    return _xml(root)
+
+
+def _xml(root: "Element") -> bytes:
+    from xml.etree import ElementTree
+
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, "utf-8", xml_declaration=True)) + b"\n"
 
@@ -190,12 +219,16 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def to_html(verdict: Verdict) -> bytes:
+def to_html(verdict: Verdict | Failure) -> bytes:
     """One page that needs no other file: tables, pictures (SVG), and a searchable list of tensors.
+
+    Without a verdict, it has the error.
 
     Raises:
         VerificationError: jinja2 or matplotlib is not installed.
     """
+    if isinstance(verdict, Failure):
+        return _error_page(verdict)
     try:
         import jinja2
         import matplotlib  # noqa: F401
@@ -225,6 +258,26 @@ def to_html(verdict: Verdict) -> bytes:
             "gradient": SAME_GRADIENT,
         },
     )
+    return page.encode("utf-8", "backslashreplace")
+
+
+def _error_page(failure: Failure) -> bytes:
+    from html import escape
+
+    checkpoint, out, error = (
+        escape(text) for text in (failure.checkpoint, failure.out, failure.error)
+    )
+    page = f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>ERROR: {out}</title></head>
+<body>
+<h1>ERROR: no verdict</h1>
+<p><code>{checkpoint}</code> &rarr; <code>{out}</code></p>
+<pre>{error}</pre>
+<p>bertconvert {__version__}</p>
+</body>
+</html>
+"""
     return page.encode("utf-8", "backslashreplace")
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """The number of sequences that go through both models, unless the caller says otherwise."""
 
+# The last Python that TensorFlow has packages for; pyproject.toml has it, too.
+_LAST_PYTHON = (3, 13)
 _EXTRAS = ("tensorflow", "torch", "transformers")
 
 
@@ -41,6 +44,32 @@ def missing_extras(level: str, html: bool = False) -> list[str]:
     """
     needed = [*(_EXTRAS if level != "weights" else ()), *(("jinja2", "matplotlib") if html else ())]
     return [name for name in needed if find_spec(name) is None]
+
+
+def how_to_install(packages: Iterable[str]) -> str:
+    """What to do about packages that are missing.
+
+    TensorFlow has none for every platform, so that pip may install the others only.
+    """
+    import platform
+
+    install = "pip install 'bertconvert[verify]'"
+    if "tensorflow" not in packages:
+        return install
+    system, version = f"{platform.system()} {platform.machine()}", sys.version_info[:2]
+    if system not in ("Linux x86_64", "Linux aarch64", "Darwin arm64"):
+        here = system
+    elif platform.system() == "Linux" and platform.libc_ver()[0] != "glibc":
+        here = f"{system} without glibc"
+    elif version > _LAST_PYTHON:
+        here = f"Python {version[0]}.{version[1]}"
+    else:
+        return install
+    return (
+        f"TensorFlow has no package for {here}. It has some for Python 3.11 to"
+        f" {_LAST_PYTHON[0]}.{_LAST_PYTHON[1]} on Linux with glibc, and on macOS arm64; there, use"
+        f" {install}. Level weights needs no TensorFlow"
+    )
 
 
 def highest_level() -> str:

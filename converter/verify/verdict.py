@@ -167,6 +167,14 @@ class Verdict(Struct, frozen=True):
         return [check for check in self.checks if check.level == level]
 
 
+class Failure(Struct, frozen=True):
+    """A proof that came to no verdict."""
+
+    checkpoint: str
+    out: str
+    error: str
+
+
 def relative(difference: float, scale: float) -> float:
     """difference / scale; 0 where there is no difference, infinite where the scale alone is 0."""
     if difference == 0:

@@ -197,13 +197,111 @@ def test_the_name_that_older_programs_know_is_accepted_either_way(
     assert weights(fixtures, out, "pretraining", *option).exit_code == 0
 
 
-def test_a_report_that_cannot_be_written_is_said_behind_the_verdict(
-    fixtures: Path, out: Path, tmp_path: Path
+@pytest.mark.parametrize("option", ["--junit", "--html"])
+def test_a_report_that_cannot_be_written_is_said_before_any_work(
+    option: str, fixtures: Path, out: Path, tmp_path: Path
 ) -> None:
-    result = weights(fixtures, out, "pretraining", "--junit", tmp_path / "none" / "v.xml")
+    result = weights(fixtures, out, "pretraining", option, tmp_path / "none" / "v")
+    assert result.exit_code == 2
+    assert "PASS" not in result.stdout
+    assert "none/v" in result.stderr and "No such file or directory" in result.stderr
+
+
+def test_a_report_that_can_no_longer_be_written_is_said_behind_the_verdict(
+    fixtures: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+
+    def prove(*args: Any, **kwargs: Any) -> Any:
+        shutil.rmtree(tmp_path / "gone")
+        return verify(*args, **kwargs)
+
+    monkeypatch.setattr("bertconvert.converter.verify.verify", prove)
+    page = tmp_path / "v.html"
+    result = weights(
+        fixtures, out, "pretraining", "--junit", tmp_path / "gone" / "v.xml", "--html", page
+    )
     assert result.exit_code == 1
-    assert "PASS" in result.stdout
+    assert "PASS: all" in result.stdout and "<title>PASS" in page.read_text()
     assert "v.xml" in result.stderr and "No such file or directory" in result.stderr
+
+
+class TestWithoutAVerdict:
+    def reports(self, tmp_path: Path, *args: str | Path) -> tuple[Result, dict[str, Any], str, str]:
+        junit, page = tmp_path / "v.xml", tmp_path / "v.html"
+        junit.write_text("old")
+        page.write_text("old")
+        result = run(*args, "--json", "--junit", junit, "--html", page)
+        (case,) = ElementTree.parse(junit).getroot().iter("testcase")
+        found = case.find("error")
+        assert found is not None
+        return result, json.loads(result.stdout), str(found.get("message")), page.read_text()
+
+    @pytest.mark.parametrize("damage", ["checkpoint", "folder", "mapping", "text", "level"])
+    def test_every_report_has_the_error(
+        self, damage: str, fixtures: Path, out: Path, tmp_path: Path
+    ) -> None:
+        arguments: list[str | Path] = [fixtures / "pretraining", out, "--level", "weights"]
+        reason, code = "nowhere", 1
+        if damage == "checkpoint":
+            arguments[0] = tmp_path / "nowhere"
+        elif damage == "folder":
+            arguments[1] = tmp_path / "nowhere"
+        elif damage == "mapping":
+            edited(out / "conversion.json", mapping={"name": "nowhere", "sha256": ""})
+            code = 2
+        elif damage == "text":
+            arguments += ["--text", fixtures / "README.md"]
+            reason, code = "--text", 2
+        else:
+            arguments += ["--mapping", "nowhere"]
+        result, document, message, page = self.reports(tmp_path, *arguments)
+        assert result.exit_code == code
+        assert document["passed"] is False
+        for text in (document["error"], message, page, result.stderr):
+            assert reason in text
+
+    def test_an_interrupt_leaves_no_old_report(
+        self, fixtures: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("bertconvert.converter.verify.verify", stop)
+        junit = tmp_path / "v.xml"
+        junit.write_text("old")
+        assert weights(fixtures, out, "pretraining", "--junit", junit).exit_code == 130
+        assert "did not finish" in junit.read_text()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "version", "reason"),
+    [
+        ("Linux", "x86_64", "glibc", (3, 14), "Python 3.14"),
+        ("Linux", "x86_64", "", (3, 12), "without glibc"),
+        ("Darwin", "x86_64", "", (3, 12), "Darwin x86_64"),
+        ("Linux", "ppc64le", "glibc", (3, 13), "Linux ppc64le"),
+        ("Linux", "x86_64", "glibc", (3, 13), ""),
+        ("Linux", "aarch64", "glibc", (3, 11), ""),
+        ("Darwin", "arm64", "", (3, 13), ""),
+    ],
+)
+def test_what_is_missing_says_where_tensorflow_has_packages(
+    system: str,
+    machine: str,
+    libc: str,
+    version: tuple[int, int],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(sys, "version_info", version)
+    told = run_module.how_to_install(["tensorflow", "torch"])
+    assert "pip install 'bertconvert[verify]'" in told
+    assert ("no package for" in told and reason in told) if reason else "no package" not in told
+    assert run_module.how_to_install(["jinja2"]) == "pip install 'bertconvert[verify]'"
 
 
 def test_no_folder_at_all_is_said(fixtures: Path, tmp_path: Path) -> None:
@@ -448,6 +546,7 @@ def test_what_is_asked_for_and_not_installed_is_a_wrong_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_module, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.chdir(out.parent)  # for x.html, which gets the error
     result = run(fixtures / "pretraining", out, *arguments)
     assert result.exit_code == 2
     assert f"{missing}, which is not installed: pip install" in result.output
