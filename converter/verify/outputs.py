@@ -18,6 +18,7 @@ from .tensorflow_reader import read_variables
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
+    FLOAT64_TO_FLOAT32,
     ROUNDING,
     SAME_FUNCTION,
     Activation,
@@ -231,6 +232,11 @@ class Errors(Struct, frozen=True):
             self.nonfinite + int(tf64.size - np.count_nonzero(finite)),
         )
 
+    @property
+    def same(self) -> bool:
+        """Whether both sides compute the same function, by float64."""
+        return self.float64 <= SAME_FUNCTION * self.scale
+
     def output(self, name: str, bound: float) -> Output:
         return Output(
             tensor=name,
@@ -240,7 +246,7 @@ class Errors(Struct, frozen=True):
             pytorch_error=self.pytorch,
             float32_bound=bound,
             nonfinite=self.nonfinite,
-            same_function=self.float64 <= SAME_FUNCTION * self.scale,
+            same_function=self.same,
             as_accurate=self.pytorch <= bound,
         )
 
@@ -248,8 +254,9 @@ class Errors(Struct, frozen=True):
 def judged(tables: Mapping[str, Errors], bounds: Mapping[str, float]) -> list[Output]:
     """The outputs, with what PyTorch's error in float32 may be.
 
-    TensorFlow's error may be small by luck. So what a layer may have anyway grows with the root of
-    their number, as the sum of independent errors does.
+    TensorFlow's error may be small by luck. So a layer's bound counts two more: what rounding does
+    in float64, which shows how much the model enlarges it; and what the layers up to this one add
+    in any case, which grows with the root of their number, as the sum of independent errors does.
 
     Args:
         tables: the errors, in the order of the forward pass.
@@ -261,7 +268,9 @@ def judged(tables: Mapping[str, Errors], bounds: Mapping[str, float]) -> list[Ou
         if bound is None:
             layers += 1
             least = ACCURACY_ULPS * math.sqrt(layers) * ulp(errors.scale)
-            bound = max(ACCURACY_RATIO * errors.tensorflow, least)
+            # Two sides have rounded, so the difference is larger by sqrt(2) than one's error.
+            double = errors.float64 * FLOAT64_TO_FLOAT32 / math.sqrt(2) if errors.same else 0.0
+            bound = max(ACCURACY_RATIO * max(errors.tensorflow, double), least)
         outputs.append(errors.output(name, bound))
     return outputs
 

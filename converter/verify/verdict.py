@@ -10,13 +10,16 @@ SAME_FUNCTION = 1e-11
 """The largest relative difference in float64 of two sides that compute the same."""
 
 ACCURACY_RATIO = 4
-"""How many times TensorFlow's own float32 error PyTorch's may be."""
+"""How many times the error that TensorFlow has, or float64 predicts, PyTorch's may be."""
 
 ACCURACY_ULPS = 4
 """The error in float32 ULPs, at a tensor's scale, that each layer may add in any case."""
 
 ROUNDING = 2.0**-24
 """The largest relative error of rounding a number to float32."""
+
+FLOAT64_TO_FLOAT32 = 2.0**29
+"""How many times larger that is than in float64."""
 
 SAME_GRADIENT = 1e-9
 """The largest relative difference of a parameter's gradient, in float64."""

@@ -60,6 +60,14 @@ def test_float32_is_judged_by_tensorflows_own_error(
     assert output(errors).as_accurate is accurate
 
 
+def test_float64_shows_where_a_model_enlarges_rounding() -> None:
+    rounding = Errors(scale=1.0, float64=1e-13, tensorflow=1e-7, pytorch=1e-4)
+    assert output(rounding).as_accurate  # 4 * 1e-13 * 2^29 / sqrt(2) is 1.5e-4
+    assert not output(replace(rounding, pytorch=1.6e-4)).as_accurate
+    another = replace(rounding, float64=2e-11)
+    assert not output(another).same_function and not output(another).as_accurate
+
+
 def test_what_each_layer_may_add_grows_with_the_root_of_their_number() -> None:
     def layers(*ulps: float) -> list[bool]:
         tables = {str(n): Errors(scale=1.0, pytorch=count * 2**-23) for n, count in enumerate(ulps)}
