@@ -54,7 +54,7 @@ def numpy_dtype(name: str) -> "np.dtype[Any]":
     """The numpy dtype of a TensorFlow dtype, from ml_dtypes if numpy has none.
 
     Raises:
-        CheckpointError: neither has one.
+        CheckpointError: neither has one, or ml_dtypes is not installed.
     """
     import numpy as np
 
@@ -64,8 +64,13 @@ def numpy_dtype(name: str) -> "np.dtype[Any]":
         return np.dtype(object)
     if name.startswith(("qint", "quint")):  # like TensorFlow's reader
         return np.dtype(name.removeprefix("q"))
-    import ml_dtypes
-
+    try:
+        import ml_dtypes
+    except ImportError as error:  # it has no package for musl
+        raise CheckpointError(
+            f"{name} needs ml-dtypes, which can't be imported ({error}). Install it: pip install"
+            " 'bertconvert[bfloat16]', or pip install ml-dtypes"
+        ) from error
     held: type[np.generic] | None = getattr(ml_dtypes, name, None)
     if held is None:
         raise CheckpointError(f"numpy can't represent {name}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from ..checkpoint.dtypes import numpy_dtype
 from ..errors import CheckpointError, VerificationError
 from ..layout import CONFIG, PROVENANCE, SAFETENSORS, TORCH
 from ..prepare import SourceFile
@@ -108,8 +109,6 @@ class _SafeTensors(Mapping[str, "Array"]):
     """The tensors of a safetensors file, read each time they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        # Without it, numpy knows no bfloat16.
-        import ml_dtypes  # noqa: F401
         from safetensors import SafetensorError, safe_open
 
         opener: Any = safe_open
@@ -126,6 +125,8 @@ class _SafeTensors(Mapping[str, "Array"]):
         if name not in self._names:
             raise KeyError(name)
         array: Array
+        if self._file.get_slice(name).get_dtype() == "BF16":
+            numpy_dtype("bfloat16")  # by which numpy gets to know the name
         try:
             array = self._file.get_tensor(name)
         except Exception as error:  # a dtype that numpy has no name for
@@ -143,7 +144,6 @@ class _SafeTensors(Mapping[str, "Array"]):
 
 
 def _torch_tensors(path: Path) -> "dict[str, Array]":
-    import ml_dtypes
     import torch
 
     try:
@@ -160,7 +160,7 @@ def _torch_tensors(path: Path) -> "dict[str, Array]":
             f"{path} is not a state dict: not everything in it is a named tensor"
         )
     return {
-        name: tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        name: tensor.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
         if tensor.dtype == torch.bfloat16
         else tensor.numpy()
         for name, tensor in state.items()

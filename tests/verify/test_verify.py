@@ -613,6 +613,27 @@ def test_every_dtype_is_proved_by_a_process_of_its_own(
     assert "PASS: all 37 tensors" in result.stdout
 
 
+def test_only_bfloat16_needs_ml_dtypes(fixtures: Path, tmp_path: Path) -> None:
+    def run_without(*args: str | Path) -> "subprocess.CompletedProcess[str]":
+        code = (
+            "import sys; sys.modules['ml_dtypes'] = None; from bertconvert.cli import main; main()"
+        )
+        command = [sys.executable, "-c", code, *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    source, out = fixtures / "encoder", tmp_path / "out"
+    assert run_without("tf2pt", source, out, "--dtype", "float16").returncode == 0
+    assert run_without("verify", source, out, "--level", "weights").returncode == 0
+    cast = run_without("tf2pt", source, tmp_path / "cast", "--dtype", "bfloat16")
+    assert cast.returncode == 1
+    assert "bfloat16 needs ml-dtypes" in cast.stderr and "pip install" in cast.stderr
+    assert not (tmp_path / "cast").exists()
+    convert(source, tmp_path / "cast", dtype="bfloat16")
+    proved = run_without("verify", source, tmp_path / "cast", "--level", "weights")
+    assert proved.returncode == 1
+    assert "bfloat16 needs ml-dtypes" in proved.stderr
+
+
 def test_a_text_at_level_weights_is_a_wrong_call(fixtures: Path, out: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("some words")
