@@ -502,6 +502,15 @@ def proofs(t: Transcript) -> None:
     shutil.copytree("model", "other-vocabulary")
     Path("other-vocabulary/vocab.txt").write_text("[PAD]\n")
     t.run("verify pretraining other-vocabulary --level weights")
+    changed("pretraining", "plain", lambda c: (c / "bert_config.json").unlink())
+    t.run("tf2pt plain out-plain --num-heads 4 --activation erf --no-lower-case --quiet")
+    t.run("verify plain out-plain --level weights", "what only the caller of the conversion knew")
+    t.run("verify pretraining out-plain --level weights", "a config that contradicts it")
+    edit_json(Path("out-plain/conversion.json"), mapping={"name": "own", "sha256": ""})
+    t.run("verify plain out-plain --level weights", "another mapping")
+    t.run("verify plain model --level weights --junit nowhere/verdict.xml")
+    t.run("verify nowhere model --level weights --json")
+    t.run("verify plain model --level weights --text plain/vocab.txt")
 
 
 def batches(t: Transcript) -> None:

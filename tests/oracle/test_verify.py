@@ -241,6 +241,18 @@ def test_a_mapping_that_swaps_variables_passes_level_weights_and_is_named_at_lev
     assert [cause.text for cause in verdict.causes] == [f"the mapping swaps {one} and {other}"]
 
 
+def test_what_only_the_caller_knew_is_what_both_models_compute_with(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(fixtures / "pretraining", tmp_path / "in")
+    (source / "bert_config.json").unlink()
+    convert(source, tmp_path / "out", num_heads=4, activation="erf")
+    verdict = verify(source, tmp_path / "out", level="gradients")
+    assert [check for check in verdict.checks if not check.passed] == []
+    assert verdict.activation is not None and verdict.activation.matches == "GELU by erf"
+    assert not verify(source, tmp_path / "out", level="outputs", num_heads=2).passed
+
+
 def test_a_cast_is_proved_at_level_outputs_by_processes_of_its_own(
     fixtures: Path, tmp_path: Path
 ) -> None:
