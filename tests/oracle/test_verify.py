@@ -332,6 +332,10 @@ def test_the_older_gelu_is_another_function_unless_it_is_asked_for(
     erf = Options(activation="erf")
     convert(fixtures / "pretraining", tmp_path / "out", erf)
     verdict = verify(fixtures / "pretraining", tmp_path / "out", level="outputs")
+    assert verdict.passed  # conversion.json tells which form the caller chose
+    assert any("erf" in fact for fact in verdict.unproved), verdict.unproved
+    (tmp_path / "out" / "conversion.json").unlink()
+    verdict = verify(fixtures / "pretraining", tmp_path / "out", level="outputs")
     assert [cause.kind for cause in verdict.causes] == ["activation"]
     verdict = verify(fixtures / "pretraining", tmp_path / "out", level="outputs", options=erf)
     assert verdict.passed

@@ -207,7 +207,7 @@ class TestWhatIsNotThere:
 
     def test_is_no_empty_model(self, web_of: Server, tmp_path: Path) -> None:
         (tmp_path / "x.zip").touch()
-        assert "x.zip is not a checkpoint" in refusal(f"{web_of.url}/x.zip")
+        assert "x.zip is empty" in refusal(f"{web_of.url}/x.zip")
 
 
 @pytest.mark.parametrize("path", ["squad/", "squad", "x.zip", "squad/bert_model.ckpt.index"])
