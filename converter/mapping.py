@@ -32,6 +32,8 @@ _QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
 _MOST_PAIRS = 200_000  # a model of 24 layers has 400
 LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
 
+_MOST_FOLDERS = 2  # `**/` in a pattern
+
 Value = str | int | float | bool
 T = TypeVar("T", bound=Struct)
 
@@ -411,7 +413,17 @@ def wildcard(pattern: str) -> re.Pattern[str]:
 def _wildcard(pattern: str) -> str:
     parts = re.split(r"(\*\*/|\*)", pattern)
     known = {"**/": "(?:.*/)?", "*": "[^/]*"}
-    return "".join(known.get(part) or re.escape(part) for part in parts)
+    expression = ""
+    for at in range(0, len(parts) - 1, 2):
+        expression += re.escape(parts[at])
+        if parts[at + 1] == "*" and parts[at + 2] and parts[at + 3 : at + 4] == ["*"]:
+            # What is between two stars is found where it is first: no other place helps the rest,
+            # and to try them all would take the time of a power of the name's length.
+            expression += f"(?>[^/]*?{re.escape(parts[at + 2])})"
+            parts[at + 2] = ""
+        else:
+            expression += known[parts[at + 1]]
+    return expression + re.escape(parts[-1])
 
 
 def dropper(drops: Iterable[Drop]) -> Callable[[str], str | None]:
@@ -630,6 +642,8 @@ def pattern_problems(pattern: str) -> Iterator[str]:
     stars = re.findall(r"(?:^|(?<=/))\*\*/|\*+", pattern)
     if any(len(star) > 1 and not star.endswith("/") for star in stars):
         yield f"{pattern!r}: `**/` stands for whole folders before a name; elsewhere use one `*`"
+    elif stars.count("**/") > _MOST_FOLDERS:  # each multiplies the time by the name's folders
+        yield f"{pattern!r}: a pattern has `**/` at most {_MOST_FOLDERS} times"
 
 
 def _expansion_problems(mapping: MappingFile) -> Iterator[str]:

@@ -17,6 +17,7 @@ from bertconvert.converter.mapping import (
     builtin_mappings,
     dropper,
     load_mapping,
+    pattern_problems,
     read_mapping,
     wildcard,
 )
@@ -855,3 +856,20 @@ class TestAWrongFile:
             else:
                 groups = [group.name for group in mapping.group]
                 assert mapping.expand(dict.fromkeys(mapping.sizes, 3), groups)
+
+
+@given(st.text("ab*/", max_size=9), st.text("ab/", max_size=9))
+def test_a_pattern_fits_what_it_fits_when_every_place_is_tried(pattern: str, name: str) -> None:
+    parts = re.split(r"(\*\*/|\*)", pattern)
+    naive = "".join({"**/": "(?:.*/)?", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+    assert bool(wildcard(pattern).fullmatch(name)) == bool(re.fullmatch(naive, name))
+
+
+def test_a_pattern_of_many_stars_takes_no_power_of_the_names_length() -> None:
+    pattern = wildcard("*a" * 20 + "*b")
+    assert not pattern.fullmatch("a" * 1000)
+    assert pattern.fullmatch("a" * 999 + "b")
+    folders = "/".join("a" * 500)
+    assert not wildcard("**/a/**/*b").fullmatch(folders)
+    assert list(pattern_problems("**/a/**/b")) == []
+    assert list(pattern_problems("**/a/**/**/b")) != []
