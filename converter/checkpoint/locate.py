@@ -238,11 +238,12 @@ def locate(
     if not kind and not parent.may_be_folder():
         return _in_archive(location, search)
     folder = search.folder(parent, name)
-    if not kind and name and not _by_name(folder, name, search) and not folder.listed:
-        # The server does not tell whether the name is a folder.
-        inner = search.folder(location)
-        if _candidates(inner):
-            return _choose(inner, search)
+    if not kind and name:
+        folder.names()  # after which it is known whether they are listed
+        if not folder.listed and not _by_name(folder, name, search):
+            inner = search.folder(location)  # the server does not tell that it is none
+            if _candidates(inner):
+                return _choose(inner, search)
     if kind == "other" and not is_of_a_set(name):
         location.open()  # which refuses it
     return _of_name(folder, name, search, location.open if kind == "file" else None)
