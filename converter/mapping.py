@@ -32,7 +32,7 @@ _QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
 _MOST_PAIRS = 200_000  # a model of 24 layers has 400
 LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
 
-_MOST_FOLDERS = 2  # `**/` in a pattern
+_MOST_FOLDERS = 3  # `**/` in a pattern
 
 Value = str | int | float | bool
 T = TypeVar("T", bound=Struct)

@@ -872,4 +872,4 @@ def test_a_pattern_of_many_stars_takes_no_power_of_the_names_length() -> None:
     folders = "/".join("a" * 500)
     assert not wildcard("**/a/**/*b").fullmatch(folders)
     assert list(pattern_problems("**/a/**/b")) == []
-    assert list(pattern_problems("**/a/**/**/b")) != []
+    assert list(pattern_problems("**/a/**/b/**/c/**/d")) != []
