@@ -589,7 +589,7 @@ def _present(folder: Folder, base: str) -> str:
         if is_unfinished(name):
             return f"{name} looks like an unfinished download."
     if not names:
-        return "The folder is empty." if folder.listed else "The server does not list its files."
+        return "It is empty." if folder.listed else "The server does not list its files."
     where = "folder" if direct else "subfolders"
     text = f"Files in the {where}: {', '.join(_shorten(names))}."
     if archives := [name for name in names if name.endswith(ARCHIVES)]:

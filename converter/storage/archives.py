@@ -69,8 +69,11 @@ class _Zip:
             file.fetch([(max(file.size - _ZIP_END_BYTES, 0), file.size)])
             self._zip = zipfile.ZipFile(file.stream())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            reason = str(error)
+            if reason == "File is not a zip file":  # zipfile looks for the directory at the end
+                reason = "the list of its files is missing at the end, so it is cut off"
             raise CheckpointError(
-                f"{self.path} is a damaged zip ({error}). Download it again."
+                f"{self.path} is a damaged zip ({reason}). Download it again."
             ) from error
         self._members = {
             _trim(info.filename): info

@@ -166,7 +166,7 @@ class _Raw(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
         if start + offset < 0:
-            raise ValueError(f"the position {start + offset:,} is negative")
+            raise OSError(errno.EINVAL, f"the position {start + offset:,} is negative")
         self._at = start + offset
         return self._at
 

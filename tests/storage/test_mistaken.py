@@ -152,3 +152,13 @@ def test_pointers_and_pages_of_others_are_called_what_they_are(real: Path) -> No
     for name in ("bert_base_uncased.zip", "test_checkpoint.zip", "test_checkpoint.tar.gz"):
         with pytest.raises(CheckpointError, match="git lfs pull"):
             open_checkpoint(real / "lfs-pointers" / name)
+
+
+def test_a_zip_without_files_and_one_that_is_cut_off(folder: Path) -> None:
+    whole = Path(shutil.make_archive(str(folder), "zip", folder))
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    assert "cut off" in refusal(lambda: open_checkpoint(whole))
+    whole.write_bytes(b"PK\5\6" + bytes(18))
+    assert "no checkpoint" in refusal(lambda: open_checkpoint(whole))
+    assert "empty" in refusal(lambda: open_checkpoint(whole))
