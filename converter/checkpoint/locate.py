@@ -538,7 +538,15 @@ def _at_path(folder: Folder, path: str) -> Located | None:
         parent, name = os.path.split(os.path.normpath(os.path.join(folder.path, path)))
         return _exactly(Directory(parent), name) if os.path.isdir(parent) else None
     path = os.path.normpath(path)
-    return None if path.startswith(("/", "..")) else _exactly(folder, path)
+    if path.startswith(("/", "..")):
+        return None
+    base, name = os.path.split(path)
+    if base and isinstance(parse_location(folder.path), Url):  # it lists no subfolder
+        from ..storage.remote_folder import RemoteFolder
+
+        if isinstance(folder, RemoteFolder):
+            return _exactly(folder.subfolder(base, files_of(name)), name)
+    return _exactly(folder, path)
 
 
 def _exactly(folder: Folder, name: str) -> Located | None:

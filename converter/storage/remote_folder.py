@@ -116,6 +116,10 @@ class RemoteFolder:
         """The same folder, with other names to ask for."""
         return RemoteFolder(self._url, names, self._is_wanted)
 
+    def subfolder(self, base: str, names: Sequence[str]) -> "RemoteFolder":
+        """A folder in this one, with the names to ask for in it."""
+        return RemoteFolder(join(self._url, base), names, self._is_wanted)
+
     def is_list(self) -> bool:
         """Whether the page of a web folder lists files."""
         return (
