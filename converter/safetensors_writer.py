@@ -18,6 +18,7 @@ from .checkpoint.dtypes import numpy_dtype
 from .errors import OutputError
 from .plan import FLOATS, Entry, Plan
 from .storage.files import Progress
+from .text import pip_install
 from .transforms import TRANSFORMS
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def write_torch(safetensors: Path, path: Path) -> None:
     except ImportError as error:
         raise OutputError(
             f"--format bin needs torch, which can't be imported ({error});"
-            " install it: pip install 'bertconvert[torch]', or pip install torch"
+            f" install it: {pip_install('torch', 'torch')}"
         ) from error
     try:
         torch.save(load_file(safetensors), path)

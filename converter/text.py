@@ -1,4 +1,4 @@
-"""Text: lists of names that stay short, and paths that are not UTF-8."""
+"""Text: lists of names that stay short, hints, and paths that are not UTF-8."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -31,6 +31,11 @@ def as_text(path: str) -> str:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # it is no path, and holds other surrogates
         return path.encode("utf-8", "backslashreplace").decode()
+
+
+def pip_install(extra: str, *packages: str) -> str:
+    """How to install packages: with bertconvert's extra, or alone, as not every index has it."""
+    return f"pip install 'bertconvert[{extra}]', or pip install {' '.join(packages)}"
 
 
 def to_json(value: object) -> bytes:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from ... import __version__
 from ..errors import BatchError, BertconvertError
 from ..storage.location import DiskPath, parse_location
+from ..text import pip_install
 from .task import Outcome, Task, do
 from .workers import Step, Workers, nothing
 
@@ -35,7 +36,7 @@ def cluster(address: str, out: str) -> Iterator[Workers]:
     except ImportError as error:
         raise BatchError(
             f"--scheduler needs dask.distributed, which can't be imported ({error}). Install it:"
-            " pip install 'bertconvert[cluster]'"
+            f" {pip_install('cluster', 'distributed')}"
         ) from error
     for loud in ("distributed", "distributed.client", "tornado.application"):
         # They log a traceback for a connection that ends; the error below says it in a sentence.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from ..text import pip_install
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,8 +69,8 @@ def numpy_dtype(name: str) -> "np.dtype[Any]":
         import ml_dtypes
     except ImportError as error:  # it has no package for musl
         raise CheckpointError(
-            f"{name} needs ml-dtypes, which can't be imported ({error}). Install it: pip install"
-            " 'bertconvert[bfloat16]', or pip install ml-dtypes"
+            f"{name} needs ml-dtypes, which can't be imported ({error}). Install it:"
+            f" {pip_install('bfloat16', 'ml-dtypes')}"
         ) from error
     held: type[np.generic] | None = getattr(ml_dtypes, name, None)
     if held is None:

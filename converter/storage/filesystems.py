@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from ..errors import BertconvertError
+from ..text import pip_install
 from .urls import host, is_web, protocol, scrubbed, shown
 
 T = TypeVar("T")
 
-_EXTRA = "'bertconvert[remote]'"
 # The packages that the extra installs, by protocol.
 _PACKAGES = {
     "http": "aiohttp",
@@ -110,8 +110,8 @@ def _missing(name: str, package: str) -> Problem:
     package = package.partition(".")[0]
     ours = package == "fsspec" or name in _PACKAGES
     return Problem(
-        f"{name}:// needs {package}, which is not installed: pip install"
-        f" {_EXTRA if ours else package}"
+        f"{name}:// needs {package}, which is not installed:"
+        f" {pip_install('remote', package) if ours else f'pip install {package}'}"
     )
 
 

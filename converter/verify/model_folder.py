@@ -15,7 +15,7 @@ from ..layout import CONFIG, PROVENANCE, SAFETENSORS, TORCH
 from ..prepare import SourceFile
 from ..storage.files import open_path
 from ..storage.mistaken import mistaken
-from ..text import joined
+from ..text import joined, pip_install
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,9 +94,9 @@ def _weights(path: Path, notes: list[str]) -> "dict[str, Mapping[str, Array]]":
             if not files:
                 raise VerificationError(
                     f"reading {path / TORCH} needs torch, which can't be imported ({error})."
-                    " Install it: pip install 'bertconvert[torch]'"
+                    f" Install it: {pip_install('torch', 'torch')}"
                 ) from error
-            notes.append(f"{TORCH} was not read: it needs pip install 'bertconvert[torch]'")
+            notes.append(f"{TORCH} was not read: it needs {pip_install('torch', 'torch')}")
     if not files:
         raise VerificationError(
             f"{path} has neither {SAFETENSORS} nor {TORCH}. {_contents(path)} Weights that"

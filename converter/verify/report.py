@@ -11,7 +11,7 @@ from ... import __version__
 from ..choices import LEVELS
 from ..errors import VerificationError
 from ..fold import fold
-from ..text import to_json_lines
+from ..text import pip_install, to_json_lines
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -235,7 +235,7 @@ def to_html(verdict: Verdict | Failure) -> bytes:
     except ImportError as error:
         raise VerificationError(
             f"--html needs jinja2 and matplotlib, and {error.name} can't be imported. Install them:"
-            " pip install 'bertconvert[verify]'"
+            f" {pip_install('verify', 'jinja2', 'matplotlib')}"
         ) from error
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -18,6 +18,7 @@ from ..options import DEFAULTS, Options, make_options
 from ..prepare import Prepared
 from ..storage.files import Progress
 from ..storage.location import parse_location
+from ..text import pip_install
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
 from .model_folder import ModelFolder, open_folder
@@ -53,10 +54,14 @@ def how_to_install(packages: Iterable[str]) -> str:
     """
     import platform
 
-    install = "pip install 'bertconvert[verify]'"
+    system = f"{platform.system()} {platform.machine()}"
+    names = {"transformers": "'transformers>=5'"}
+    if system == "Linux x86_64":  # where it is smaller
+        names["tensorflow"] = "tensorflow-cpu"
+    install = pip_install("verify", *(names.get(package, package) for package in packages))
     if "tensorflow" not in packages:
         return install
-    system, version = f"{platform.system()} {platform.machine()}", sys.version_info[:2]
+    version = sys.version_info[:2]
     if system not in ("Linux x86_64", "Linux aarch64", "Darwin arm64"):
         here = system
     elif platform.system() == "Linux" and platform.libc_ver()[0] != "glibc":
@@ -114,6 +119,8 @@ def verify(
         ValueError: there is no such level, or `text` is given for level weights.
     """
     level = checked_level(level)
+    if samples < 1 or seed < 0:
+        raise ValueError(f"samples is {samples} and seed {seed}; at least 1 and 0 are needed")
     if text is not None and level == LEVELS[0]:
         raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
@@ -139,7 +146,7 @@ def checked_level(level: str | None) -> str:
     """The level, or the highest that the installed packages allow.
 
     Raises:
-        ValueError: there is no such level.
+        ValueError: there is no such level, or a number is too small.
     """
     level = level or highest_level()
     if level not in LEVELS:

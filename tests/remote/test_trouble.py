@@ -304,7 +304,7 @@ class TestADriver:
         assert (done.returncode, done.stderr) == (
             1,
             f"Error: {url} can't be read: {url.partition(':')[0]}:// needs {package}, which is not"
-            " installed: pip install 'bertconvert[remote]'\n",
+            f" installed: pip install 'bertconvert[remote]', or pip install {package}\n",
         )
 
     def test_that_the_extra_does_not_bring(self) -> None:
