@@ -270,6 +270,9 @@ class Part(Struct, frozen=True):
             yield piece
         self._compare(checksum)
 
+    def owned(self) -> None:
+        """No memory: the bytes are read to where they are wanted."""
+
     def strings(self) -> list[bytes]:
         """The elements of a string tensor in row-major order.
 

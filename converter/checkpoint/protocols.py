@@ -38,6 +38,15 @@ class Part(Protocol):
             CheckpointError: the data is missing or damaged.
         """
 
+    def owned(self) -> memoryview | None:
+        """All its bytes (little-endian, row-major) in writable memory that nothing else uses.
+
+        None if reading them does not give such memory anyway.
+
+        Raises:
+            CheckpointError: as `stream`.
+        """
+
     def strings(self) -> list[bytes]:
         """The elements of a string tensor in row-major order.
 

@@ -282,6 +282,8 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         is_text = variable.tf_dtype == "string"
         strings = [part.strings() for part in parts] if is_text else []
         try:
+            if len(parts) == 1 and not is_text and (memory := parts[0].owned()) is not None:
+                return np.frombuffer(memory, dtype).reshape(variable.shape)
             array = np.empty(variable.shape, dtype)
         except ValueError as error:
             raise CheckpointError(f"numpy can't hold {name}: {error}") from error

@@ -8,7 +8,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from ..storage.files import File
+from ..storage.files import File, is_private
 from .checksum import crc32c, unmask
 from .protos import Data, Malformed, varint
 
@@ -83,8 +83,10 @@ class Table:
             return None
         last, values = self._last  # read once, as another thread may replace it
         if last != number:
-            values = dict(_entries(_block(self.file, self._handles[number])))
-            self._last = number, values
+            block = _block(self.file, self._handles[number])
+            values = dict(_entries(block))
+            if not is_private(block):  # the caller may use the memory of a large one
+                self._last = number, values
         return values.get(key)
 
     def span(self, key: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from ..errors import CheckpointError
-from ..storage.files import File
+from ..storage.files import File, is_private
 from ..storage.mistaken import mistaken
 from . import protos
 from .protos import LENGTH, VARINT, Box, Malformed, field, fields, tensor_slice, unsupported
@@ -73,6 +73,21 @@ class Part(Struct, frozen=True):
             piece = buffer[: min(len(buffer), len(values) - start)]
             piece[:] = values[start : start + len(piece)]
             yield piece
+
+    def owned(self) -> memoryview | None:
+        """All its bytes, moved to the start of the memory that its block was read into.
+
+        None if the block is small or compressed, or if it has the values in another form.
+
+        Raises:
+            CheckpointError: the block is damaged, or has other values.
+        """
+        data, _ = self._values()
+        if not isinstance(data, memoryview) or not is_private(data):
+            return None
+        memory = memoryview(data.obj)
+        memory[: len(data)] = data  # the start is aligned, as numpy and others expect
+        return memory[: len(data)]
 
     def strings(self) -> list[bytes]:
         """The elements of a string tensor in row-major order.

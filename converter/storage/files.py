@@ -10,7 +10,11 @@ from typing import IO, TYPE_CHECKING, Protocol
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
+    import mmap
+
     from _typeshed import WriteableBuffer
+
+_LARGE = 1 << 22  # bytes of a read, of which few are
 
 Progress = Callable[[str, int, int], None]
 """Called with the current step, the bytes done and the bytes in all (0: unknown)."""
@@ -110,7 +114,7 @@ class File:
             CheckpointError: as `read_into`.
         """
         self.check(offset, size)  # before memory is allocated
-        buffer = memoryview(bytearray(size))
+        buffer = memoryview(_memory(size))
         self.read_into(offset, buffer)
         return buffer
 
@@ -148,6 +152,20 @@ class File:
 
     def _unreadable(self, error: OSError) -> CheckpointError:
         return CheckpointError(f"{self.name} can't be read: {error.strerror or error}")
+
+
+def _memory(size: int) -> "bytearray | mmap.mmap":
+    """Memory for bytes to be read into. A bytearray would be filled with zeros first."""
+    if size < _LARGE:
+        return bytearray(size)
+    import mmap
+
+    return mmap.mmap(-1, size)
+
+
+def is_private(view: memoryview) -> bool:
+    """Whether the memory is that of a large `view` of a file, which has all of it."""
+    return type(view.obj).__name__ == "mmap"
 
 
 class _Raw(io.RawIOBase):

@@ -6,6 +6,7 @@ shards and sizes that no fixture has.
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,32 @@ def test_a_damaged_index_is_never_read_otherwise_than_tensorflow_reads_it(
             assert agree(prefix) > 30
             read += 1
     assert 0 < read < len(places)
+
+
+def test_large_v1_variables_are_read_into_memory_of_their_own(tmp_path: Path) -> None:
+    """Their blocks are not copied: the array takes over the memory that a block was read into."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "float": rng.normal(size=(1501, 1001)).astype("f4"),
+        "double": rng.normal(size=(1001, 801)),
+        "small": rng.normal(size=7).astype("f4"),
+        "int": rng.integers(-5, 5, (1201, 1003)).astype("i4"),
+        "half": rng.normal(size=(2003, 1501)).astype("f2"),
+    }
+    path = tmp_path / "model"
+    tf.raw_ops.Save(filename=str(path), tensor_names=[*arrays], data=[*arrays.values()])
+    checkpoint = open_checkpoint(path)
+    for _ in range(2):
+        for name, array in arrays.items():
+            read = checkpoint[name]
+            assert np.array_equal(read, array)
+            assert read.flags.writeable and read.flags.aligned
+            read[:] = 0  # which no other read sees
+    with ThreadPoolExecutor(4) as threads:
+        found = list(
+            threads.map(lambda name: np.array_equal(checkpoint[name], arrays[name]), [*arrays] * 4)
+        )
+    assert all(found)
+    into = np.empty_like(arrays["float"])
+    checkpoint.read_into("float", into)
+    assert np.array_equal(into, arrays["float"])
