@@ -242,7 +242,7 @@ def locate(
         folder.names()  # after which it is known whether they are listed
         if not folder.listed and not _by_name(folder, name, search):
             inner = search.folder(location)  # the server does not tell that it is none
-            if _candidates(inner):
+            if _candidates(inner, inner.names()):
                 return _choose(inner, search)
     if kind == "other" and not is_of_a_set(name):
         location.open()  # which refuses it
@@ -324,20 +324,21 @@ def _of_name(
 def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
     """The checkpoint that has the name or a file of the name; None if there is none."""
     rules = (_v2, _v1, _of_a_v2_file, _copies, _steps)
+    names = folder.names()  # once, as a folder on a disk is listed each time
     for rule in (_steps, *rules) if search.step is not None else rules:
-        if found := rule(folder, name):
+        if found := rule(folder, names, name):
             path = os.path.join(folder.path, name).removeprefix("./")
             return _pick(found, search.step, f"{path} may be any of {len(found)} checkpoints")
     return None
 
 
-def _v2(folder: Folder, name: str) -> list[Located]:
+def _v2(folder: Folder, names: list[str], name: str) -> list[Located]:
     index = name + INDEX
-    return [Located(folder, name, index)] if index in folder.names() else []
+    return [Located(folder, name, index)] if index in names else []
 
 
-def _v1(folder: Folder, name: str) -> list[Located]:
-    prefix, names = v1_prefix_of(name), folder.names()
+def _v1(folder: Folder, names: list[str], name: str) -> list[Located]:
+    prefix = v1_prefix_of(name)
     if name in names and prefix == name:
         sets = {1: [name]}
     else:
@@ -357,23 +358,23 @@ def _v1(folder: Folder, name: str) -> list[Located]:
     return [Located(folder, prefix, files[0], table_names=files) for files in found]
 
 
-def _of_a_v2_file(folder: Folder, name: str) -> list[Located]:
+def _of_a_v2_file(folder: Folder, names: list[str], name: str) -> list[Located]:
     index = index_of(name)
-    is_one = is_of_a_set(name) and index in folder.names()
+    is_one = is_of_a_set(name) and index in names
     return [Located(folder, prefix_of(name), index)] if is_one else []
 
 
-def _copies(folder: Folder, name: str) -> list[Located]:
+def _copies(folder: Folder, names: list[str], name: str) -> list[Located]:
     prefix = unmarked(prefix_of(name))
-    return [found for found in _v2_in(folder, folder.names()) if unmarked(found.prefix) == prefix]
+    return [found for found in _v2_in(folder, names) if unmarked(found.prefix) == prefix]
 
 
-def _steps(folder: Folder, name: str) -> list[Located]:
-    if name in folder.names():
+def _steps(folder: Folder, names: list[str], name: str) -> list[Located]:
+    if name in names:
         return []
     found = [
         one
-        for one in _candidates(folder)
+        for one in _candidates(folder, names)
         if step_of(one.prefix) is not None and without_step(one.prefix) == name
     ]
     if len(found) == 1:
@@ -405,13 +406,12 @@ def _of_step(found: list[Located], step: Step) -> list[Located]:
     return [one for one, number in zip(found, steps, strict=True) if number == wanted]
 
 
-def _candidates(folder: Folder, names: list[str] | None = None) -> list[Located]:
-    """The checkpoints of a folder.
+def _candidates(folder: Folder, names: list[str]) -> list[Located]:
+    """The checkpoints whose files are among these of a folder.
 
     V1 checkpoints have to be opened to be recognized. So where that takes downloading or unpacking,
     they are looked for only if there is no V2 checkpoint.
     """
-    names = folder.names() if names is None else names
     found = _v2_in(folder, names)
     if not found or isinstance(folder, Directory):
         prefixes = {one.prefix for one in found}  # TensorFlow reads V2 if both have one prefix
@@ -457,16 +457,17 @@ def all_in(folder: Folder, step: Step | None = None) -> list[Located]:
     `checkpoint` names. A file that must be unpacked to see whether it is a V1 checkpoint is
     skipped.
     """
-    names = [n for n in folder.names() if n.endswith(INDEX) or not is_packed(folder, n)]
+    names = folder.names()
+    cheap = [n for n in names if n.endswith(INDEX) or not is_packed(folder, n)]
     by_subfolder: dict[str, list[Located]] = {}
-    for candidate in _candidates(folder, names):
+    for candidate in _candidates(folder, cheap):
         by_subfolder.setdefault(os.path.dirname(candidate.prefix), []).append(candidate)
     found = []
     for base, group in sorted(by_subfolder.items()):
         if step is not None:
             found += _of_step(group, step) or group[:1]  # opening it tells why there is none
             continue
-        latest = _latest(folder, base, _path_in_state(folder, base))
+        latest = _latest(folder, base, _path_in_state(folder, names, base))
         inside = [one for one in group if latest and one.index_name == latest.index_name]
         found += inside or group
     return found
@@ -474,15 +475,17 @@ def all_in(folder: Folder, step: Step | None = None) -> list[Located]:
 
 def _choose(folder: Folder, search: Search) -> Located:
     """The only checkpoint of a folder, or the one that its file `checkpoint` or the step tells."""
-    direct = [name for name in folder.names() if "/" not in name]
-    candidates = _candidates(folder, direct) or _candidates(folder)
+    names = folder.names()
+    direct = [file for file in names if "/" not in file]
+    deeper = [file for file in names if "/" in file]
+    candidates = _candidates(folder, direct) or _candidates(folder, deeper)
     depth = min((one.prefix.count("/") for one in candidates), default=0)
     nearest = [one for one in candidates if one.prefix.count("/") == depth]
     bases = {os.path.dirname(one.prefix) for one in nearest} or {""}
     path = ""
     if len(bases) == 1 and search.step is None:  # the file is about the files next to it only
         base = bases.pop()
-        path = _path_in_state(folder, base)
+        path = _path_in_state(folder, names, base)
         if latest := _latest(folder, base, path):
             return latest
     name = _last_part(path)
@@ -496,17 +499,17 @@ def _choose(folder: Folder, search: Search) -> Located:
     if not nearest:
         raise CheckpointError(
             f"{folder.path} has no checkpoint: no file *{INDEX} exists. {_present(folder, '')}"
-            + _hint(folder.names())
+            + _hint(names)
         )
     found = _pick(nearest, search.step, _several(folder, "", nearest))
     note = f"the file {STATE} names {name}, which does not exist" if name else found.note
     return replace(found, note=note)
 
 
-def _path_in_state(folder: Folder, base: str) -> str:
+def _path_in_state(folder: Folder, names: list[str], base: str) -> str:
     """The path in the file `checkpoint` of a subfolder; "" if there is none."""
     name = os.path.join(base, STATE)
-    if name not in folder.names():
+    if name not in names:
         return ""
     file = folder.open(name)
     return latest_path(file.read(0, min(file.size, LARGEST)))
@@ -551,8 +554,9 @@ def _at_path(folder: Folder, path: str) -> Located | None:
 
 def _exactly(folder: Folder, name: str) -> Located | None:
     """The only checkpoint with this prefix."""
+    names = folder.names()
     for rule in (_v2, _v1, _copies):
-        if found := rule(folder, name):
+        if found := rule(folder, names, name):
             return found[0] if len(found) == 1 else None
     return None
 
