@@ -27,7 +27,6 @@ from .converter.interrupts import STOPS
 from .converter.terminal import (
     Board,
     Progress,
-    counted,
     printable,
     say,
     show,
@@ -40,6 +39,7 @@ from .converter.terminal import (
     show_report,
     show_table,
 )
+from .converter.text import counted
 
 if TYPE_CHECKING:
     from .converter.batch import Event

@@ -120,6 +120,11 @@ def generic_name(label: int) -> str:
     return f"LABEL_{label}"
 
 
+def usual_problem_type(count: int) -> str:
+    """What transformers takes a classifier with so many labels for, unless config.json says it."""
+    return "regression" if count == 1 else "single_label_classification"
+
+
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object, in which no key may be twice."""
     found = dict(pairs)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from .checkpoint.variable import Variable
 from .choices import ProblemType
 from .errors import PlanError
+from .labels import usual_problem_type
 from .layout import PROVENANCE
 from .mapping import (
     Architecture,
@@ -641,8 +642,7 @@ class _Planner:
             )
         found = given or stated
         if given is None and stated is not None and "problem_type" in self.by_record:
-            usual = "regression" if labels == 1 else "single_label_classification"
-            if stated != usual:
+            if stated != usual_problem_type(labels):
                 self._doubt_record("problem_type", stated)
         elif found is None and labels == 1:
             found = "regression"

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import click
 
-from .text import as_text, to_json, to_json_lines
+from .text import as_text, counted, to_json, to_json_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from .convert import Conversion
     from .mapping import MappingFile
     from .prepare import Prepared
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shape_text(shape: Sequence[object]) -> str:

@@ -20,6 +20,11 @@ def joined(names: Sequence[str], most: int = MOST) -> str:
     return f"{', '.join(most_names)} and {last}" if most_names else last
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as `1 variable` or `2,000 variables`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def cut(text: str, most: int = 200) -> str:
     """The text, cut off after `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."

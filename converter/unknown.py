@@ -11,7 +11,7 @@ from .layout import PROVENANCE
 from .mapping import HEADLESS, LONGEST_NAME, Architecture, MappingFile, Pair, wildcard
 from .options import Options
 from .scope import BY_CALLER, Dropped, Found, Taken, matching
-from .text import MOST, cut, joined, nearest
+from .text import MOST, counted, cut, joined, nearest
 
 _Unknown = list[tuple[str, Variable]]  # by their names within the scope
 
@@ -127,7 +127,7 @@ def skip_others(
         reason = f"a head of its own, outside of {where}: not part of {architecture.name}"
         skipped += [Dropped(name, reason) for name in left]
         notes.append(
-            f"{_counted(len(left))} outside of {where}, which no rule of the mapping"
+            f"{counted(len(left), 'variable')} outside of {where}, which no rule of the mapping"
             f" {mapping.name} knows, {'is' if len(left) == 1 else 'are'} left behind:"
             f" {_folded(left)}"
         )
@@ -141,7 +141,8 @@ def skip_others(
         )
     if outside:
         reasons.append(
-            f"the checkpoint has a head of its own: {_counted(len(outside))} outside of {where}"
+            f"the checkpoint has a head of its own: {counted(len(outside), 'variable')}"
+            f" outside of {where}"
         )
         reasons += _list_unknown(mapping, outside, written)
         reasons.append(
@@ -165,7 +166,7 @@ def _recorded_doubts(
     for name in names:
         by_reason.setdefault(recorded[name], []).append(name)
     return [
-        f"{_counted(len(some))}, which the mapping {mapping.name} does not skip,"
+        f"{counted(len(some), 'variable')}, which the mapping {mapping.name} does not skip,"
         f" {'is' if len(some) == 1 else 'are'} skipped as {PROVENANCE} records it"
         f" ({cut(reason)}): {_folded(some)}. If the model computes with them, it computes something"
         " else than the checkpoint"
@@ -222,8 +223,8 @@ def doubts(mapping: MappingFile, taken: Taken, pairs: Found) -> list[str]:
     if not names:
         return []
     return [
-        f"{_counted(len(names))} inside of {joined(folders)}, which no rule of the mapping"
-        f" {mapping.name} knows, {'was' if len(names) == 1 else 'were'} skipped by the"
+        f"{counted(len(names), 'variable')} inside of {joined(folders)}, which no rule of the"
+        f" mapping {mapping.name} knows, {'was' if len(names) == 1 else 'were'} skipped by the"
         f" caller: {_folded(names)}. If they are more than slots of an optimizer, the model"
         " computes something else than the checkpoint"
     ]
@@ -242,10 +243,6 @@ def _describe(mapping: MappingFile, name: str, variable: Variable, written: Foun
     return f"{shown} is unknown to the mapping {mapping.name}" + nearest(
         name, [pair.names[0] for pair, _ in written]
     )
-
-
-def _counted(count: int) -> str:
-    return f"{count:,} {'variable' if count == 1 else 'variables'}"
 
 
 def _folded(names: Iterable[str]) -> str:

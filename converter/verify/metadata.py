@@ -7,7 +7,7 @@ from itertools import islice
 import msgspec
 from msgspec import Struct
 
-from ..labels import generic_name
+from ..labels import generic_name, usual_problem_type
 from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY
 from ..mapping import SizeRule, same_function
 from ..prepare import Prepared, source_file
@@ -203,13 +203,13 @@ def _problem_type(prepared: Prepared, folder: ModelFolder, unproved: list[str]) 
     plan = prepared.plan
     if not plan.architecture.problem_type:
         return []
-    one = plan.sizes.get(prepared.mapping.roles.labels) == 1
-    usual = "regression" if one else "single_label_classification"
+    count = plan.sizes.get(prepared.mapping.roles.labels, 0)
+    usual = usual_problem_type(count)
     stated = folder.config.get("problem_type") or usual
     told = prepared.options.problem_type or (prepared.config or {}).get("problem_type")
     if told and stated != told:
         return [f"problem_type is {stated!r}, but must be {told!r}"]
-    if one and stated == "single_label_classification":
+    if count == 1 and stated == "single_label_classification":
         return [f"problem_type is {stated!r}, which needs two labels, and there is one"]
     recorded = folder.provenance and folder.provenance.config.get("problem_type")
     if not told and stated not in (usual, recorded):
