@@ -6,8 +6,9 @@ name must be the usual one.
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 
 from msgspec import Struct
@@ -35,6 +36,7 @@ class Companions(Struct):
     config: ConfigFile | None = None
     config_file: File | None = None
     vocabulary_file: File | None = None
+    tokenizer: str = ""  # the vocabulary's kind
 
 
 def find_companions(
@@ -63,11 +65,11 @@ def find_companions(
         files.config_file = checkpoint.companion(rule.name, rule.pattern, said)
     if files.config_file is not None:
         files.config = read_config(files.config_file, mapping)
-    rule = mapping.files.vocabulary if mapping.tokenizer else None
     if options.vocab is not None:
         files.vocabulary_file = parse_location(options.vocab).open()
-    elif rule is not None:
-        files.vocabulary_file = checkpoint.companion(rule.name, rule.pattern, digest_of)
+        files.tokenizer = _kind_of(files.vocabulary_file, mapping)
+    else:
+        _look_beside(files, checkpoint, mapping)
     if None in (files.config_file, files.vocabulary_file):
         _look_above(files, checkpoint, mapping, options, notes)
     if files.config_file is None and other:
@@ -75,6 +77,47 @@ def find_companions(
     if files.config_file is not None and files.config is not None and files.config.inside:
         notes.append(f"the config is {files.config.inside} in {base_name(files.config_file)}")
     return files
+
+
+def _kind_of(file: File, mapping: MappingFile) -> str:
+    """The kind of tokenizer of a vocabulary file, by its name; else the first that can read it.
+
+    Raises:
+        PlanError: none can.
+        CheckpointError: the file can't be read.
+    """
+    name, reasons = os.path.basename(file.name), list[str]()
+    for rule in mapping.vocabularies:
+        if name == rule.name or re.fullmatch(rule.pattern, name):
+            return rule.tokenizer
+    if len(mapping.tokenizers) < 2:
+        return "".join(mapping.tokenizers)
+    for kind in mapping.tokenizers:
+        try:
+            load_tokenizer(kind).read_vocabulary(text_of(file), file.name)
+        except PlanError as error:
+            reasons += error.reasons
+        else:
+            return kind
+    raise PlanError(*reasons)
+
+
+def _look_beside(files: Companions, checkpoint: Checkpoint, mapping: MappingFile) -> None:
+    """Add the vocabulary that is next to the checkpoint.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    for rule in mapping.vocabularies:
+        file = checkpoint.companion(rule.name, rule.pattern, digest_of)
+        if file is None:
+            continue
+        if files.vocabulary_file is not None:
+            raise CheckpointError(
+                f"{_path_of(files.vocabulary_file)} and {base_name(file)} are vocabularies of"
+                " two kinds. Choose one of them with --vocab"
+            )
+        files.vocabulary_file, files.tokenizer = file, rule.tokenizer
 
 
 def _look_above(
@@ -116,8 +159,8 @@ def _look_above(
         except PlanError:
             return None
 
-    def as_vocabulary(file: File) -> object:
-        tokens = len(load_tokenizer(mapping.tokenizer).read_vocabulary(text_of(file), file.name))
+    def as_vocabulary(kind: str, file: File) -> object:
+        tokens = len(load_tokenizer(kind).read_vocabulary(text_of(file), file.name))
         wanted = rows()
         if wanted is None:
             return None
@@ -167,8 +210,10 @@ def _look_above(
         files.config_file = find("config", mapping.files.config, as_config)
         if files.config_file is not None:
             files.config = read_config(files.config_file, mapping)
-    if files.vocabulary_file is None and mapping.tokenizer:
-        files.vocabulary_file = find("vocab", mapping.files.vocabulary, as_vocabulary)
+    for rule in mapping.vocabularies:
+        if files.vocabulary_file is None:
+            found = find("vocab", rule, partial(as_vocabulary, rule.tokenizer))
+            files.vocabulary_file, files.tokenizer = found, rule.tokenizer if found else ""
 
 
 def text_of(file: File) -> bytes:

@@ -166,7 +166,7 @@ def small_files(prepared: Prepared) -> dict[str, bytes]:
     }
     if prepared.vocabulary is not None and prepared.do_lower_case is not None:
         positions = prepared.plan.sizes.get(prepared.mapping.roles.positions)
-        files |= load_tokenizer(prepared.mapping.tokenizer).tokenizer_files(
+        files |= load_tokenizer(prepared.tokenizer).tokenizer_files(
             prepared.vocabulary,
             do_lower_case=prepared.do_lower_case,
             model_max_length=positions or len(prepared.vocabulary),

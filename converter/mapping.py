@@ -36,6 +36,7 @@ _MOST_FOLDERS = 3  # `**/` in a pattern
 
 Value = str | int | float | bool
 T = TypeVar("T", bound=Struct)
+Item = TypeVar("Item")
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,11 +50,17 @@ class FileRule(_Table, frozen=True):
     pattern: str = ""  # a regular expression, for where no file has the name
 
 
+class VocabularyRule(FileRule, frozen=True):
+    """How a vocabulary is found, and what it is."""
+
+    tokenizer: str = ""  # its kind, if it is not the mapping's
+
+
 class Files(_Table, frozen=True):
     """The files that the original code writes, or expects, next to a checkpoint."""
 
     config: FileRule | None = None
-    vocabulary: FileRule | None = None
+    vocabulary: VocabularyRule | list[VocabularyRule] | None = None
     labels: str = ""  # a pattern of names
     prefixes: list[str] = []  # usual names of a checkpoint, to ask for where nothing lists files
 
@@ -257,6 +264,21 @@ class MappingFile(_Table, frozen=True):
     card: Card = field(default_factory=Card)
 
     @property
+    def vocabularies(self) -> list[VocabularyRule]:
+        """A rule for each file that may be the vocabulary; each names its kind of tokenizer."""
+        named = [
+            msgspec.structs.replace(rule, tokenizer=rule.tokenizer or self.tokenizer)
+            for rule in _list(self.files.vocabulary or [])
+        ]
+        return [rule for rule in named if rule.tokenizer]
+
+    @property
+    def tokenizers(self) -> list[str]:
+        """The kinds of tokenizers that such a model may have; [] if none is known."""
+        kinds = [rule.tokenizer for rule in self.vocabularies] or [self.tokenizer]
+        return list(dict.fromkeys(filter(None, kinds)))
+
+    @property
     def headless(self) -> Architecture | None:
         """The class without a head."""
         return next((a for a in self.architecture if a.head == HEADLESS), None)
@@ -400,8 +422,8 @@ def _values(loop: str | list[str], sizes: Mapping[str, int]) -> Sequence[str | i
     return range(int(start), int(end) if end.isdigit() else sizes[end])
 
 
-def _list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def _list(value: Item | list[Item]) -> list[Item]:
+    return value if isinstance(value, list) else [value]
 
 
 @lru_cache
@@ -516,16 +538,19 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
         yield f"name = {mapping.name!r}: use letters, digits, and - _ . between them"
     if not mapping.detects:
         yield "detect: it names no variable"
+    kinds = {rule.tokenizer for rule in mapping.vocabularies} - {mapping.tokenizer}
     for key, value, folder in [
         ("tokenizer", mapping.tokenizer, "tokenizers"),
+        *(("files.vocabulary: tokenizer", kind, "tokenizers") for kind in sorted(kinds)),
         ("reference", mapping.reference, "models"),
     ]:
         module = Path(__file__).parent / folder / f"{value}.py"
         if value and not (value.isidentifier() and module.is_file()):
             yield f"{key} = {value!r}: converter/{folder} has no such module"
-    rules = {"config": mapping.files.config, "vocabulary": mapping.files.vocabulary}
-    patterns = {f"files.{key}: pattern": rule.pattern for key, rule in rules.items() if rule}
-    for place, regular in {**patterns, "files.labels": mapping.files.labels}.items():
+    files = mapping.files
+    patterns = [("files.config: pattern", files.config.pattern)] if files.config else []
+    patterns += [("files.vocabulary: pattern", r.pattern) for r in _list(files.vocabulary or [])]
+    for place, regular in [*patterns, ("files.labels", files.labels)]:
         try:
             re.compile(regular)
         except re.error as error:

@@ -167,7 +167,7 @@ def _rows(prepared: Prepared) -> str:
         "dtype": plan.dtype,
         "parts": ", ".join(plan.groups),
     }
-    if mapping.tokenizer:
+    if mapping.tokenizers:
         lower = {
             True: "yes",
             False: "no",

@@ -47,7 +47,7 @@ def expected_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         return ()
     from .mapping import builtin_mappings, load_mapping
 
-    files = [load_mapping(mapping).files for mapping in builtin_mappings().values()]
-    rules = [rule for some in files for rule in (some.config, some.vocabulary) if rule is not None]
-    prefixes = [prefix for some in files for prefix in some.prefixes]
+    mappings = [load_mapping(mapping) for mapping in builtin_mappings().values()]
+    rules = [rule for m in mappings for rule in (m.files.config, *m.vocabularies) if rule]
+    prefixes = [prefix for mapping in mappings for prefix in mapping.files.prefixes]
     return (*(f"{prefix}.index" for prefix in prefixes), *(rule.name for rule in rules))

@@ -50,6 +50,7 @@ class Prepared(Struct, frozen=True):
     mapping_sha256: str
     plan: Plan
     config: dict[str, object] | None  # of the original code; None if there is no file
+    tokenizer: str  # the kind that the vocabulary is for; "" if there is none
     vocabulary: tuple[str, ...] | None  # tokens by row; None if there is no tokenizer
     padding: int  # rows of the model that the vocabulary file has no token for
     do_lower_case: bool | None  # None if there is no tokenizer
@@ -115,12 +116,12 @@ def _prepare(
     vocabulary = do_lower_case = special_tokens = None
     odd: list[str] = []
     vocabulary_name = "the vocabulary"
-    if not mapping.tokenizer:
+    if not mapping.tokenizers:
         if options.vocab is not None:
             raise PlanError(f"--vocab {options.vocab}: the mapping {mapping.name} has no tokenizer")
         notes.append(f"the mapping {mapping.name} has no tokenizer, so the folder has none")
     elif (file := files.vocabulary_file) is not None:
-        tokenizer = load_tokenizer(mapping.tokenizer)
+        tokenizer = load_tokenizer(files.tokenizer)
         vocabulary, vocabulary_name = (
             tokenizer.read_vocabulary(text_of(file), file.name),
             base_name(file),
@@ -140,8 +141,7 @@ def _prepare(
         odd = tokenizer.vocabulary_notes(vocabulary)
         notes += [f"{vocabulary_name}: {note}" for note in odd]
     else:
-        rule = mapping.files.vocabulary
-        name = rule.name if rule else "vocabulary"
+        name = " or ".join(rule.name for rule in mapping.vocabularies) or "vocabulary"
         notes.append(f"no {name} was found, so the folder has no tokenizer. --vocab names one")
 
     plan = make_plan(
@@ -164,7 +164,7 @@ def _prepare(
     if vocabulary is not None:
         rows = plan.sizes.get(mapping.roles.vocabulary, len(vocabulary))
         padding = rows - len(vocabulary)
-        vocabulary = load_tokenizer(mapping.tokenizer).pad_vocabulary(vocabulary, rows)
+        vocabulary = load_tokenizer(files.tokenizer).pad_vocabulary(vocabulary, rows)
     else:
         notes += [
             f"{key} = {msgspec.json.encode(plan.config[key]).decode()} is assumed, because there is"
@@ -178,6 +178,7 @@ def _prepare(
         mapping_sha256=digest,
         plan=plan,
         config=values,
+        tokenizer=files.tokenizer if vocabulary is not None else "",
         vocabulary=vocabulary,
         padding=padding,
         do_lower_case=do_lower_case,

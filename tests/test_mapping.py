@@ -697,6 +697,12 @@ WRONG = [
         "tokenizer = 'wordpieces'",
     ),
     (
+        "unknown tokenizer of a file",
+        'model_type = "bert"',
+        'model_type = "bert"\n[files]\nvocabulary = { name = "a", tokenizer = "wordpieces" }',
+        "files.vocabulary: tokenizer = 'wordpieces'",
+    ),
+    (
         "tokenizer that is a path",
         'model_type = "bert"',
         'model_type = "bert"\ntokenizer = "../models/bert"',

@@ -16,6 +16,8 @@ from .checkpoint import table_writer
 
 BERT = (mapping_module.FOLDER / "bert.toml").read_text()
 ADAM = '["bert/embeddings/word_embeddings", "cls/predictions/output_bias"]'
+VOCABULARY = "{ name = \"vocab.txt\", pattern = '.*vocab.*\\.txt' }"
+OTHER_VOCABULARY = '{ name = "words.list", tokenizer = "wordpiece" }'
 
 
 @pytest.fixture
@@ -115,6 +117,44 @@ class TestFiles:
                 mapping=tmp_path / "mine.toml",
                 vocab=fixtures / "encoder" / "vocab.txt",
             )
+
+    @pytest.mark.parametrize(
+        ("name", "above"), [("words.list", False), ("vocab.txt", False), ("words.list", True)]
+    )
+    def test_a_vocabulary_may_be_one_of_several(
+        self, fixtures: Path, tmp_path: Path, name: str, above: bool
+    ) -> None:
+        mine = tmp_path / "mine.toml"
+        mine.write_text(BERT.replace(VOCABULARY, f"[{OTHER_VOCABULARY}, {VOCABULARY}]", 1))
+        folder = tmp_path / "model" / "run"
+        shutil.copytree(fixtures / "encoder", folder)
+        (folder / "vocab.txt").rename((folder.parent if above else folder) / name)
+        prepared = prepare(folder, mapping=mine)
+        assert prepared.sources[2].name == name
+        assert prepared.tokenizer == "wordpiece"
+
+    def test_two_vocabularies_of_two_kinds_are_an_error(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        mine = tmp_path / "mine.toml"
+        mine.write_text(BERT.replace(VOCABULARY, f"[{OTHER_VOCABULARY}, {VOCABULARY}]", 1))
+        shutil.copytree(fixtures / "encoder", tmp_path / "in")
+        shutil.copy(tmp_path / "in" / "vocab.txt", tmp_path / "in" / "words.list")
+        with pytest.raises(CheckpointError, match=r"words\.list.*vocab\.txt.*--vocab"):
+            prepare(tmp_path / "in", mapping=mine)
+        words = tmp_path / "in" / "words.list"
+        assert prepare(tmp_path / "in", mapping=mine, vocab=words).sources[2].name == "words.list"
+
+    def test_without_any_of_several_vocabularies_all_are_named(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        mine = tmp_path / "mine.toml"
+        mine.write_text(BERT.replace(VOCABULARY, f"[{OTHER_VOCABULARY}, {VOCABULARY}]", 1))
+        shutil.copytree(fixtures / "encoder", tmp_path / "in")
+        (tmp_path / "in" / "vocab.txt").unlink()
+        prepared = prepare(tmp_path / "in", mapping=mine)
+        assert (prepared.tokenizer, prepared.vocabulary) == ("", None)
+        assert told(prepared, "words.list or vocab.txt")
 
 
 CONFIG = json.loads(

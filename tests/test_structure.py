@@ -104,14 +104,15 @@ def family_words() -> set[str]:
     words = set(OTHER_FAMILY_WORDS)
     for mapping in mappings():
         files = mapping.get("files", {})
-        words |= {files[kind]["name"] for kind in ("config", "vocabulary") if kind in files}
+        rules = [files.get("config", []), files.get("vocabulary", [])]
+        words |= {rule["name"] for some in rules for rule in _list(some)}
         words |= set(files.get("prefixes", ()))
         words |= {architecture["class"] for architecture in mapping.get("architecture", ())}
         words |= set(mapping.get("spelling", {}))
         for group in mapping["group"]:
             for variable in group["variable"]:
                 values = [v for loop in variable.get("for", {}).values() for v in loop]
-                names = (n for key in ("tf", "pt") for n in _names(variable[key]))
+                names = (n for key in ("tf", "pt") for n in _list(variable[key]))
                 for name in names:
                     root, separator, _ = name.partition("/")
                     words |= {root + separator} if separator and "*" not in root else set()
@@ -120,8 +121,8 @@ def family_words() -> set[str]:
     return {word for word in words if word and "*" not in word} - PLAIN_WORDS
 
 
-def _names(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def found(words: set[str], text: str) -> Iterator[tuple[int, str]]:

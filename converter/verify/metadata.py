@@ -134,7 +134,7 @@ class _TokenId(Struct, frozen=True):
 def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
     mapping, planned = prepared.mapping, prepared.plan.config
     tokens = None
-    if prepared.vocabulary is None and mapping.tokenizer:
+    if prepared.vocabulary is None and mapping.tokenizers:
         with suppress(OSError, ValueError, RecursionError):  # which another check reports
             tokens = _written_tokens(folder)
     found = []
@@ -146,7 +146,7 @@ def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
             told_by = "the checkpoint's config"
         elif tokens:
             told_by = "OUT's tokenizer"
-            special = load_tokenizer(mapping.tokenizer).special_tokens(tokens)
+            special = load_tokenizer(mapping.tokenizers[0]).special_tokens(tokens)
             row = special[role].row if role in special else None
         else:
             told_by, row = "", folder.config.get(key, mapping.implied.get(key))
@@ -322,10 +322,11 @@ def _other_special_tokens(
 
     transformers adds a token that the vocabulary lacks, with an id that no embedding has.
     """
-    if not prepared.mapping.tokenizer:
+    kind = prepared.tokenizer or next(iter(prepared.mapping.tokenizers), "")
+    if not kind:
         return []
     wrong = []
-    for role, token in load_tokenizer(prepared.mapping.tokenizer).special_tokens(written).items():
+    for role, token in load_tokenizer(kind).special_tokens(written).items():
         stated = config.get(role)
         text = stated.get("content") if isinstance(stated, dict) else stated
         if text is not None and (text != token.text or token.row is None):

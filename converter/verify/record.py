@@ -265,7 +265,7 @@ def _by_record(prepared: Prepared, options: Options, provenance: Provenance) -> 
     if options.lower_case is None and lowers is not None and vocabulary is not None:
         place = str(parse_location(prepared.checkpoint.name).absolute())
         tokens = vocabulary[: len(vocabulary) - prepared.padding]
-        casing = load_tokenizer(prepared.mapping.tokenizer).infer_casing(tokens, place)
+        casing = load_tokenizer(prepared.tokenizer).infer_casing(tokens, place)
         if casing.do_lower_case is not lowers:
             unproved.append(
                 f"the tokenizer {'lower-cases' if lowers else 'does not lower-case'} text as"

@@ -331,7 +331,7 @@ def _inputs(
     made, differs = text_samples(
         lines,
         folder=folder.path,
-        tokenizer=prepared.mapping.tokenizer,
+        tokenizer=prepared.tokenizer,
         vocabulary=prepared.vocabulary,
         do_lower_case=prepared.do_lower_case is not False,
         positions=sizes["positions"],
@@ -346,7 +346,7 @@ def _inputs(
 def _special_ids(prepared: Prepared) -> "dict[Role, int]":
     if prepared.vocabulary is None:
         return {}
-    found = load_tokenizer(prepared.mapping.tokenizer).special_tokens(prepared.vocabulary)
+    found = load_tokenizer(prepared.tokenizer).special_tokens(prepared.vocabulary)
     return {role: token.row for role, token in found.items() if token.row is not None}
 
 
