@@ -14,7 +14,7 @@ from ..storage.files import File, Progress
 from ..storage.location import parse_location
 from .bundle import Bundle
 from .locate import Content, locate
-from .object_graph import OBJECT_GRAPH, full_names
+from .object_graph import LARGEST_GRAPH, OBJECT_GRAPH, full_names, name_in_key
 from .protos import Malformed
 from .slices import check_tiling, fill, in_order, place_strings, whole
 from .v1 import SavedTensorSlices
@@ -92,25 +92,23 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         self._add_full_names()
 
     def _add_full_names(self) -> None:
-        """Add the names in the object graph of TF2, if the shard with it exists."""
+        """Add the names in the keys and in the object graph of TF2, if the shard with it exists."""
         graph = self._variables.get(OBJECT_GRAPH)
         if graph is None or (graph.tf_dtype, graph.shape) != ("string", ()):
             return
+        names = {key: name for key in self._variables if (name := name_in_key(key))}
         try:
+            if graph.nbytes > LARGEST_GRAPH:
+                raise Malformed(f"it has {graph.nbytes:,} bytes, more than {LARGEST_GRAPH:,}")
             parts = self._whole_parts(OBJECT_GRAPH)
-        except CheckpointError:
-            return  # without its data, the variables of an index can still be listed
-        try:
             (text,) = parts[0].strings()
-            names = list(full_names(text))
+            names |= full_names(text, self._variables)
         except (CheckpointError, Malformed) as error:
             self._notes.append(
-                f"the object graph can't be read, so the full names are unknown: {error}"
+                f"the object graph can't be read, so the names in it are unknown: {error}"
             )
-            return
-        for key, full_name in names:
-            if key in self._variables:
-                self._variables[key] = replace(self._variables[key], full_name=full_name)
+        for key, name in names.items():
+            self._variables[key] = replace(self._variables[key], full_name=name)
 
     @property
     def _opened(self) -> "Storage":

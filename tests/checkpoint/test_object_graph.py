@@ -1,11 +1,13 @@
 """The names that TF2 programs gave their variables."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from bertconvert import open_checkpoint
-from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
+from bertconvert.converter.checkpoint import reader
+from bertconvert.converter.checkpoint.object_graph import LARGEST_GRAPH, OBJECT_GRAPH, name_in_key
 
 from . import table_writer as write
 
@@ -63,6 +65,67 @@ def test_lists_variables_without_data(tmp_path: Path) -> None:
     assert open_checkpoint(prefix).variables["a"].full_name == ""
 
 
+def test_the_output_number_of_a_full_name_is_cut(tmp_path: Path) -> None:
+    key = "a/.ATTRIBUTES/VARIABLE_VALUE"
+    prefix = save(tmp_path, write.field(1, attribute(key, "dense/kernel:0")), key)
+    assert open_checkpoint(prefix).variables[key].full_name == "dense/kernel"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (
+            "layer_with_weights-0/transformer.Slayer_0.Squery.Skernel:0/.ATTRIBUTES/VARIABLE_VALUE",
+            "transformer/layer_0/query/kernel",
+        ),
+        ("Variable:0/.ATTRIBUTES/VARIABLE_VALUE", "Variable"),
+        ("a/b..c...Sd..S:0/.ATTRIBUTES/VARIABLE_VALUE", "b.c./d.S"),
+        ("a/b.Sc/.ATTRIBUTES/VARIABLE_VALUE", ""),
+        ("a/b:0/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE", ""),
+        ("a/b:0", ""),
+        (":0", ""),
+    ],
+)
+def test_a_key_that_ends_in_a_variables_name_gives_it(key: str, name: str) -> None:
+    assert name_in_key(key) == name
+
+
+def test_the_graphs_name_goes_over_that_of_the_key(tmp_path: Path) -> None:
+    keys = [f"layer/{name}:0/.ATTRIBUTES/VARIABLE_VALUE" for name in ("a", "b")]
+    prefix = save(tmp_path, write.field(1, attribute(keys[0], "other")), *keys)
+    variables = open_checkpoint(prefix).variables
+    assert [variables[key].full_name for key in keys] == ["other", "b"]
+
+
+@pytest.mark.parametrize("damage", ["no message", "a missing shard", "too large"])
+def test_without_the_graph_names_in_the_keys_remain(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"layer/{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("a.Sb:0", "c")]
+    graph = b"".join(write.field(1, attribute(key, "by/graph")) for key in keys)
+    prefix = save(tmp_path, graph + b"\xff" * (damage == "no message"), *keys)
+    if damage == "a missing shard":
+        write.shard_path(prefix).unlink()
+    if damage == "too large":
+        monkeypatch.setattr(reader, "LARGEST_GRAPH", len(graph))
+    checkpoint = open_checkpoint(prefix)
+    assert [checkpoint.variables[key].full_name for key in keys] == ["a/b", ""]
+    assert "object graph" in checkpoint.note
+
+
+def test_a_graph_of_any_content_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    small = write.field(2, write.field(2, b"x") + write.field(3, b"a"))
+    graph = write.field(1, small * (LARGEST_GRAPH // 20 // len(small)))
+    prefix = save(tmp_path, graph, "a")
+    tracemalloc.start()
+    try:
+        variables = open_checkpoint(prefix).variables
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(graph)
+    finally:
+        tracemalloc.stop()
+    assert variables["a"].full_name == "x"
+
+
 @pytest.mark.parametrize(
     ("name", "count", "key", "full_name"),
     [
@@ -82,3 +145,12 @@ def test_reads_graphs_of_tensorflow(
     variables = open_checkpoint(families / "checkpoints" / name).variables
     assert sum(bool(variable.full_name) for variable in variables.values()) == count
     assert variables[f"{key}/.ATTRIBUTES/VARIABLE_VALUE"].full_name == full_name
+
+
+def test_the_index_of_a_wrapped_hub_module_has_its_names(families: Path) -> None:
+    folder = families / "index" / "tfhub-small_bert_L-2_H-256-finetuned-savedmodel"
+    variables = open_checkpoint(folder).variables
+    names = sorted(variable.full_name for variable in variables.values() if variable.full_name)
+    assert len(names) == len(set(names)) == 40
+    assert "transformer/layer_1/self_attention/attention_output/kernel" in names
+    assert "Variable" in names
