@@ -27,9 +27,17 @@ MASKED = -10000.0
 
 def dense(variables: Variables, scope: str, x: Any) -> Any:
     """dense_layer_2d and tf.layers.dense: x [..., H] times the kernel [H, C], plus the bias."""
+    return multiply(x, variables[f"{scope}/kernel"], variables[f"{scope}/bias"])
+
+
+def multiply(x: Any, kernel: Any, bias: Any) -> Any:
+    """x [..., H] times a kernel [H, C], plus a bias [C]: [..., C].
+
+    A kernel may have more dimensions, such as [H, N, D] or [N, D, C]. They are merged.
+    """
     tf = tensorflow()
-    kernel = variables[f"{scope}/kernel"]
-    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel) + variables[f"{scope}/bias"]
+    kernel = tf.reshape(kernel, [x.shape[-1], -1])
+    flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel) + tf.reshape(bias, [-1])
     return tf.reshape(flat, [*x.shape[:-1], kernel.shape[1]])
 
 
@@ -41,8 +49,8 @@ def layer_norm(variables: Variables, scope: str, x: Any, epsilon: float) -> Any:
         x,
         mean,
         variance,
-        offset=variables[f"{scope}/LayerNorm/beta"],
-        scale=variables[f"{scope}/LayerNorm/gamma"],
+        offset=variables[f"{scope}/beta"],
+        scale=variables[f"{scope}/gamma"],
         variance_epsilon=tf.constant(epsilon, x.dtype),
     )
 
