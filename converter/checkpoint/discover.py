@@ -14,11 +14,12 @@ from ..storage.files import Directory, File, Folder, Progress
 from ..storage.location import Location, Url, parse_location
 from ..storage.mistaken import mistaken
 from .locate import Located, Search, all_in, locate
-from .names import is_of_a_set, may_be_index, prefix_of
+from .names import SAVED_VARIABLES, is_of_a_set, may_be_index, prefix_of
 
 T = TypeVar("T")
 
 _THREADS = 12  # that each wait for a server
+_VARIABLES = os.path.dirname(SAVED_VARIABLES)
 
 
 class Found(Struct, frozen=True):
@@ -92,7 +93,7 @@ def _search(place: Location, search: Search) -> list[Found]:
     jobs: list[Callable[[], list[Found]]] = []
     for location, names in place.walk(may_be_index):
         folder = location.folder(is_wanted=may_be_index, files=names)
-        jobs.append(partial(_in_folder, location, folder, location.absolute().name, search))
+        jobs.append(partial(_in_folder, location, folder, _folder_name(location), search))
         for name in names:
             if name.endswith(ARCHIVES) and not name.startswith("."):
                 jobs.append(partial(_in_any_archive, location.join(name), search))
@@ -114,7 +115,7 @@ def _given(place: Location, search: Search) -> Found:
     """The checkpoint of a path, with the name that a search would give it."""
     located = locate(str(place), search.progress, search.expected, search.step)
     folder = located.folder
-    own_name = _stem(parse_location(folder.path).absolute().name)
+    own_name = _stem(_folder_name(parse_location(folder.path)))
     name = _name(located, all_in(folder, search.step), own_name)
     return Found(str(place), name, _index(located), _nbytes(located))
 
@@ -198,8 +199,16 @@ def _is_alone(one: Located, inside: list[Located]) -> bool:
 def _name(one: Located, inside: list[Located], own_name: str) -> str:
     """The name of its folder, followed by its prefix if the folder has several checkpoints."""
     base, prefix = os.path.split(one.prefix)
+    if one.is_of_saved_model:
+        base = os.path.dirname(base)
     name = os.path.basename(base) or own_name
     return name if _is_alone(one, inside) else f"{name}-{prefix}"
+
+
+def _folder_name(location: Location) -> str:
+    """The name of a folder; for the `variables/` of a SavedModel, that of the SavedModel."""
+    location = location.absolute()
+    return location.parent.name if location.name == _VARIABLES else location.name
 
 
 def _index(located: Located) -> str:

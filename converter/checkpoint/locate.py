@@ -21,6 +21,8 @@ from ..storage.location import Location, Url, parse_location
 from ..storage.mistaken import mistaken
 from .names import (
     INDEX,
+    SAVED_MODEL,
+    SAVED_VARIABLES,
     files_of,
     index_of,
     is_index,
@@ -42,7 +44,8 @@ from .sstable import Table, is_table
 from .state_file import LARGEST, STATE, latest_path
 
 _MOST_NAMES = 12  # in a message
-_USUAL_PREFIX = "model.ckpt"  # TensorFlow's, to ask for in a folder that is not listed
+# TensorFlow's, to ask for in a folder that is not listed.
+_USUAL_PREFIXES = ("model.ckpt", os.path.basename(SAVED_VARIABLES))
 _MOST_OPENED = 100  # remote files to find a V1 checkpoint in; each takes two requests
 _V1_HEADER = b"\x0a"  # the first byte of SavedTensorSlices.meta; a V2 header begins with another
 
@@ -202,7 +205,7 @@ class Search(Struct, frozen=True):
     def names_to_ask_for(self, name: str) -> list[str]:
         """The names of files that may be in a folder that is not listed."""
         prefixes = [n.removesuffix(INDEX) for n in self.expected if n.endswith(INDEX)]
-        prefixes.append(_USUAL_PREFIX)
+        prefixes += _USUAL_PREFIXES
         if isinstance(self.step, int):
             prefixes = [f"{prefix}-{self.step}" for prefix in filter(None, [name, *prefixes])]
         names = files_of(name) if name else []
@@ -244,6 +247,8 @@ def locate(
             inner = search.folder(location)  # the server does not tell that it is none
             if _candidates(inner, inner.names()):
                 return _choose(inner, search)
+            if found := _saved_model(inner):
+                return found
     if kind == "other" and not is_of_a_set(name):
         location.open()  # which refuses it
     return _of_name(folder, name, search, location.open if kind == "file" else None)
@@ -311,6 +316,10 @@ def _of_name(
         raise CheckpointError(f"{path} is not a checkpoint: {problem}. {_present(folder, '')}")
     if is_unfinished(name):
         raise CheckpointError(f"{path} looks like an unfinished download.")
+    if name == SAVED_MODEL:
+        if found := _saved_model(folder):
+            return found
+        raise _without_variables(folder.path)
     if other := other_format(name):  # before archives, as some of these formats are zips
         raise CheckpointError(f"{path} is {other}. {_FORMS}")
     file = open_file()
@@ -497,6 +506,12 @@ def _choose(folder: Folder, search: Search) -> Located:
             if latest := _by_name(asked, name, search):
                 return latest
     if not nearest:
+        saved = [os.path.dirname(file) for file in names if os.path.basename(file) == SAVED_MODEL]
+        inside = [_saved_model(folder, base) for base in saved or ([] if folder.listed else [""])]
+        nearest = [one for one in inside if one is not None]
+        if saved and not nearest:
+            raise _without_variables(os.path.join(folder.path, saved[0]))
+    if not nearest:
         raise CheckpointError(
             f"{folder.path} has no checkpoint: no file *{INDEX} exists. {_present(folder, '')}"
             + _hint(names)
@@ -504,6 +519,18 @@ def _choose(folder: Folder, search: Search) -> Located:
     found = _pick(nearest, search.step, _several(folder, "", nearest))
     note = f"the file {STATE} names {name}, which does not exist" if name else found.note
     return replace(found, note=note)
+
+
+def _saved_model(folder: Folder, base: str = "") -> Located | None:
+    """The variables of a SavedModel in a folder or a subfolder, which need not be listed."""
+    return _at_path(folder, os.path.join(base, SAVED_VARIABLES))
+
+
+def _without_variables(path: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.rstrip('/')} is a SavedModel without its variables: {SAVED_VARIABLES}{INDEX} does"
+        " not exist. Copy or download its folder variables/, too."
+    )
 
 
 def _path_in_state(folder: Folder, names: list[str], base: str) -> str:

@@ -9,6 +9,7 @@ import os
 import re
 
 INDEX = ".index"
+SAVED_MODEL, SAVED_VARIABLES = "saved_model.pb", "variables/variables"  # its graph, and the prefix
 # The marks of browsers, Windows and macOS.
 _MARK = r" ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?(?=\.|$)"
 _COPY_MARK = re.compile(_MARK)

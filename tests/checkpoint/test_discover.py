@@ -81,6 +81,16 @@ class TestAFolder:
             save(tmp_path / place, number=number)
         assert numbers(tmp_path) == {"a": 0, "deep": 1, "beside": 2}
 
+    def test_of_saved_models_gives_each_by_its_folder(self, tmp_path: Path) -> None:
+        for number, place in enumerate(["a", "b"]):
+            folder = save(tmp_path / place / "variables", "variables", number)
+            (folder.parent / "saved_model.pb").touch()
+        assert numbers(tmp_path) == {"a": 0, "b": 1}
+        for path in ("a", "a/variables", "a/variables/variables", "[a]/variables/*.index"):
+            assert numbers(tmp_path / path) == {"a": 0}
+        (tmp_path / "all.zip").write_bytes(zipped(content(tmp_path)))
+        assert numbers(tmp_path / "all.zip") == {"a": 0, "b": 1}
+
     def test_gives_what_is_in_it_in_the_order_of_the_paths(self, tmp_path: Path) -> None:
         for place in ("c", "a/z", "b", "a/a", "d"):
             save(tmp_path / place)

@@ -130,6 +130,20 @@ class TestWhatMeansACheckpoint:
         assert number(tmp_path / "saved") == 1
         assert number(tmp_path / "saved" / "variables") == 1
         assert number(tmp_path / "saved" / "variables" / "variables") == 1
+        assert number(tmp_path / "saved" / "saved_model.pb") == 1
+        shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path, "saved")
+        assert number(tmp_path / "in.zip" / "saved" / "saved_model.pb") == 1
+
+    def test_is_the_folder_around_a_saved_model(self, tmp_path: Path) -> None:
+        """As tf.estimator exports it, to a folder that is called after the time."""
+        for count in (1, 2):
+            save(tmp_path / f"export/169000000{count}/variables", "variables")
+            (tmp_path / f"export/169000000{count}/saved_model.pb").touch()
+            if count == 1:
+                assert number(tmp_path / "export") == 1
+        text = refusal(tmp_path / "export")
+        assert "2 checkpoints" in text
+        assert "1690000001/variables/variables.index" in text
 
     @pytest.mark.parametrize(
         "name",
@@ -596,13 +610,34 @@ class TestWhatIsNoCheckpoint:
             ("model.pt", "is a PyTorch file"),
             ("tf_model.h5", "is a Keras file"),
             ("model.keras", "is a Keras file"),
-            ("saved_model.pb", "is a graph"),
+            ("frozen_graph.pb", "is a graph"),
         ],
     )
     def test_a_file_of_another_format(self, tmp_path: Path, name: str, hint: str) -> None:
         (tmp_path / name).write_bytes(b"PK\3\4" + bytes(100))
         assert refusal(tmp_path / name).startswith(f"{tmp_path}/{name} {hint}")
         assert f"{name} {hint}" in refusal(tmp_path)
+
+    @pytest.mark.parametrize("path", ["", "saved_model.pb", "../in.zip", "../in.tar.gz"])
+    @pytest.mark.parametrize("present", [[], ["variables/variables.data-00000-of-00001"]])
+    def test_a_saved_model_without_its_variables(
+        self, tmp_path: Path, present: list[str], path: str
+    ) -> None:
+        saved = tmp_path / "saved"
+        for name in ["saved_model.pb", "assets/vocab.txt", *present]:
+            (saved / name).parent.mkdir(parents=True, exist_ok=True)
+            (saved / name).write_text("x")
+        shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path, "saved")
+        shutil.make_archive(str(tmp_path / "in"), "gztar", tmp_path, "saved")
+        text = refusal(saved / path)
+        assert "SavedModel without its variables" in text
+        assert "variables/variables.index does not exist" in text
+
+    def test_a_saved_model_whose_variables_have_no_data(self, tmp_path: Path) -> None:
+        prefix = save(tmp_path / "saved" / "variables", "variables")
+        (tmp_path / "saved" / "saved_model.pb").touch()
+        Path(f"{prefix}.data-00000-of-00001").unlink()
+        assert "variables.data-00000-of-00001 is missing" in refusal(tmp_path / "saved")
 
     def test_a_keras_file_under_any_name(self, tmp_path: Path) -> None:
         (tmp_path / "weights.ckpt").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))

@@ -39,6 +39,24 @@ def test_are_found_one_folder_up_on_a_web_server(
 
 
 @pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/saved_model.pb", "/variables/", "/variables/variables"]
+)
+def test_of_a_saved_model_in_any_form_are_found_on_a_web_server(
+    model: Path, web_of: Server, lists: bool, path: str
+) -> None:
+    (model / "variables").mkdir()
+    for file in (model / "run").glob("bert_model.ckpt.*"):
+        file.rename(model / "variables" / file.name.replace("bert_model.ckpt", "variables"))
+    (model / "assets").mkdir()
+    (model / "vocab.txt").rename(model / "assets" / "vocab.txt")
+    (model / "saved_model.pb").touch()
+    web_of.lists = lists
+    prepared = prepare(f"{web_of.url}/model{path}")
+    assert [file.name for file in prepared.sources[1:]] == ["bert_config.json", "vocab.txt"]
+
+
+@pytest.mark.parametrize("lists", [True, False])
 def test_of_a_saved_model_are_found_on_a_web_server(
     model: Path, web_of: Server, lists: bool
 ) -> None:
