@@ -1,7 +1,7 @@
 """What the families' encoders share: settings, embeddings and layers, under each family's names."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -113,13 +113,13 @@ class Embeddings(Struct, frozen=True):
     norm: str  # a scope
 
     @classmethod
-    def below(cls, scope: str) -> "Embeddings":
+    def below(cls, scope: str, norm: str = "LayerNorm") -> Self:
         """Those that modeling.py makes in a scope."""
         return cls(
             words=f"{scope}/word_embeddings",
             segments=f"{scope}/token_type_embeddings",
             positions=f"{scope}/position_embeddings",
-            norm=f"{scope}/LayerNorm",
+            norm=f"{scope}/{norm}",
         )
 
     @property
@@ -128,17 +128,27 @@ class Embeddings(Struct, frozen=True):
 
     def forward(self, variables: Variables, settings: Settings, samples: Samples) -> Any:
         """embedding_lookup and embedding_postprocessor: [B, T, E]."""
+        words = self.look_up(variables, settings, samples)
+        placed = self.place(variables, settings, samples, words)
+        return layer_norm(variables, self.norm, placed, settings.epsilon)
+
+    def look_up(self, variables: Variables, settings: Settings, samples: Samples) -> Any:
+        """embedding_lookup: the tokens' rows, [B, T, E]."""
         tf = tensorflow()
         output = tf.nn.embedding_lookup(variables[self.words], samples.input_ids)
-        if settings.untrained_id is not None:
-            trained = (samples.input_ids != settings.untrained_id)[..., tf.newaxis]
-            output = tf.where(trained, output, tf.stop_gradient(output))
+        if settings.untrained_id is None:
+            return output
+        trained = (samples.input_ids != settings.untrained_id)[..., tf.newaxis]
+        return tf.where(trained, output, tf.stop_gradient(output))
+
+    def place(self, variables: Variables, settings: Settings, samples: Samples, output: Any) -> Any:
+        """Add the rows of segments and positions to [B, T, H]."""
+        tf = tensorflow()
         if settings.segments != "none":
             ids = samples.segment_ids * (settings.segments == "given")
             output += one_hot_lookup(variables[self.segments], ids)
         shifted = tf.roll(variables[self.positions], -settings.first_position, axis=0)
-        output += shifted[: output.shape[1]][tf.newaxis]
-        return layer_norm(variables, self.norm, output, settings.epsilon)
+        return output + shifted[: output.shape[1]][tf.newaxis]
 
 
 class Layer(Struct, frozen=True):

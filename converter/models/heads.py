@@ -101,7 +101,11 @@ class MaskedLM(Head, frozen=True):
         x = dense(variables, self.dense, outputs[settings.last_layer])
         x = activation(settings.activation, x)
         x = layer_norm(variables, self.norm, x, settings.epsilon)
-        return {"mlm_logits": project(x, variables[self.words], variables[self.bias])}
+        return {"mlm_logits": project(x, self.table(variables), variables[self.bias])}
+
+    def table(self, variables: Variables) -> Any:
+        """The weights of the output layer, [V, H]: the embeddings."""
+        return variables[self.words]
 
     def labels(self, arrays: Variables, settings: Settings, samples: Samples, rng: Rng) -> Labels:
         tokens = samples.input_mask > 0

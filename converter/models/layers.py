@@ -89,14 +89,20 @@ def attention_adder(input_mask: Any, dtype: Any, kind: str = "padding") -> Any:
     return (1.0 - mask) * MASKED
 
 
-def self_attention(variables: Variables, scope: str, heads: int, x: Any, adder: Any) -> Any:
-    """attention_layer of modeling.py, without the dense layer after it: [B, T, H] to [B, T, H]."""
+def self_attention(
+    variables: Variables, scope: str, heads: int, x: Any, adder: Any, values: Any = None
+) -> Any:
+    """attention_layer of modeling.py, without the dense layer after it: [B, T, H] to [B, T, H].
+
+    The values are made of `values`, [B, T, C], if it is given, and not of `x`.
+    """
     tf = tensorflow()
     batch, length, hidden = x.shape
     size = hidden // heads
+    sources = {"query": x, "key": x, "value": x if values is None else values}
     query, key, value = (
-        tf.reshape(dense(variables, f"{scope}/{part}", x), [batch, length, heads, size])
-        for part in ("query", "key", "value")
+        tf.reshape(dense(variables, f"{scope}/{part}", source), [batch, length, heads, size])
+        for part, source in sources.items()
     )
     scores = tf.einsum("BTNH,BFNH->BNFT", key, query)
     scores = tf.multiply(scores, 1.0 / math.sqrt(float(size))) + adder
@@ -113,7 +119,12 @@ def activation(name: str, x: Any) -> Any:
         return x * (0.5 * (1.0 + tf.tanh(math.sqrt(2 / math.pi) * cubic)))
     if name == "erf":
         return x * (0.5 * (1.0 + tf.math.erf(x / math.sqrt(2.0))))
-    functions = {"relu": tf.nn.relu, "pure tanh": tf.tanh, "linear": tf.identity}
+    functions = {
+        "relu": tf.nn.relu,
+        "relu6": tf.nn.relu6,
+        "pure tanh": tf.tanh,
+        "linear": tf.identity,
+    }
     return functions[name](x)
 
 

@@ -1,5 +1,6 @@
 """Mistakes of ports that any family may have, each made on purpose."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,14 +16,14 @@ _BY_TRANSFORMERS = {
     "gelu_pytorch_tanh": "tanh",
     "gelu_new": "tanh",
     "relu": "relu",
+    "relu6": "relu6",
     "tanh": "pure tanh",
     "linear": "linear",
 }
-# What a folder's config.json states -> in `Settings`.
-_STATED = {
-    "layer_norm_eps": "epsilon",
-    "num_attention_heads": "heads",
-    "num_hidden_layers": "layers",
+# Keys of config.json -> what they count, in `Settings` and in words.
+_COUNTS = {
+    "num_attention_heads": ("heads", "attention heads"),
+    "num_hidden_layers": ("layers", "layers"),
 }
 _OTHER_EPSILONS = (1e-5, 1e-6, 1e-7, 1e-8, 1e-3)  # of other models and libraries
 _MOST_HEADS = 64
@@ -35,6 +36,7 @@ def usual_mistakes(
     *,
     hidden: int,
     names: Callable[[S], list[str]],
+    counts: Mapping[str, tuple[str, str]] = {},
 ) -> Iterator[Mistake]:
     """What `Reference.mistakes` gives, for what every family may get wrong.
 
@@ -44,24 +46,32 @@ def usual_mistakes(
         config: the folder's config.json.
         hidden: the size that the attention heads divide.
         names: the family's; a model that needs more variables is not tried.
+        counts: keys of config.json -> what they count, in the family's settings and in words.
     """
+    counted = dict({**_COUNTS, **counts}.values())
 
     def possible(key: str, value: object) -> bool:
         if key == "heads":
             return isinstance(value, int) and 0 < value <= hidden and hidden % value == 0
-        if key == "layers":
-            return isinstance(value, int) and value > 0 and _has(replace(settings, layers=value))
+        if key in counted:
+            return isinstance(value, int) and value > 0 and _has(replace(settings, **{key: value}))
         return value is not None
 
     def _has(changed: S) -> bool:
         return variables.keys() >= set(names(changed))
 
     def mistake(changes: Mapping[str, Any]) -> Mistake:
-        text = "; ".join(_sentence(key, value, settings) for key, value in changes.items())
+        text = "; ".join(
+            f"OUT has {value} {counted[key]}; the checkpoint has {getattr(settings, key)}"
+            if key in counted
+            else _sentence(key, value, settings)
+            for key, value in changes.items()
+        )
         return Mistake(" and ".join(changes), text, replace(settings, **changes), variables)
 
     stated = {"activation": _BY_TRANSFORMERS.get(str(config.get("hidden_act", "gelu")))}
-    stated |= {key: config.get(name) for name, key in _STATED.items()}
+    stated["epsilon"] = config.get("layer_norm_eps")
+    stated |= {key: config.get(name) for name, (key, _) in {**_COUNTS, **counts}.items()}
     odd = {
         key: value
         for key, value in stated.items()
@@ -73,6 +83,7 @@ def usual_mistakes(
     for key, values in {
         "activation": dict.fromkeys(_BY_TRANSFORMERS.values()),
         "epsilon": _OTHER_EPSILONS,
+        **{key: range(1, getattr(settings, key)) for key, _ in counts.values()},
         "heads": range(1, _MOST_HEADS + 1),
         "mask": ("none", "causal"),
         "segments": ("first", "none"),
@@ -94,11 +105,9 @@ def usual_mistakes(
 def _sentence(key: str, value: Any, settings: Settings) -> str:
     if key == "activation":
         theirs = activation_words(replace(settings, activation=value))
-        return f"OUT computes {theirs}, and modeling.py computes {activation_words(settings)}"
+        return f"OUT computes {theirs}, and the original code {activation_words(settings)}"
     return {
-        "epsilon": f"the LayerNorm epsilon of OUT is {value}; modeling.py has {settings.epsilon}",
-        "heads": f"OUT has {value} attention heads; the checkpoint has {settings.heads}",
-        "layers": f"OUT has {value} layers; the checkpoint has {settings.layers}",
+        "epsilon": f"OUT's LayerNorm epsilon is {value}; the original code has {settings.epsilon}",
         "mask": "OUT ignores the padding mask"
         if value == "none"
         else "OUT is a decoder: a token does not see the tokens after it",
@@ -119,10 +128,17 @@ def exchanged(variables: Mapping[str, Any], one: str, other: str) -> dict[str, A
 
 
 def _transposed(variables: Mapping[str, Any]) -> dict[str, Any]:
-    tf = tensorflow()
     return {
-        name: tf.transpose(array)
-        if name.endswith("/kernel") and array.shape[0] == array.shape[1]
-        else array
+        name: _flipped(array) if name.endswith("/kernel") else array
         for name, array in variables.items()
     }
+
+
+def _flipped(kernel: Any) -> Any:
+    """A square kernel transposed; one of [H, N, D] or [N, D, H] is square if H = N D."""
+    tf = tensorflow()
+    for split in range(1, kernel.ndim):
+        size = math.prod(kernel.shape[:split])
+        if size == math.prod(kernel.shape[split:]):
+            return tf.reshape(tf.transpose(tf.reshape(kernel, [size, size])), kernel.shape)
+    return kernel
