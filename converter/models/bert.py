@@ -53,7 +53,8 @@ OUTPUTS = {
     "BertModel": {},
 }
 BASE_CLASS = "BertModel"
-POOLING = "pooler"
+CHOICES = ()
+POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 
 

@@ -54,6 +54,7 @@ _HEADS: dict[str, Head] = {
 
 OUTPUTS = bert.OUTPUTS
 BASE_CLASS = bert.BASE_CLASS
+CHOICES = bert.CHOICES
 POOLING = bert.POOLING
 SWAPS = encoder.SWAPS
 

@@ -159,7 +159,8 @@ OUTPUTS = {
     "MobileBertModel": {},
 }
 BASE_CLASS = "MobileBertModel"
-POOLING = "pooler"
+CHOICES = ()
+POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 
 

@@ -25,7 +25,8 @@ class Samples(Struct, frozen=True):
 class Architecture(Struct, frozen=True):
     """What a family's settings are made from."""
 
-    sizes: Mapping[str, int]  # by the mapping's roles: vocabulary, positions, layers, heads, ...
+    # By the mapping's roles (vocabulary, positions, layers, heads, ...), and by config.json's keys.
+    sizes: Mapping[str, int]
     groups: Collection[str]  # the mapping's groups that are in the model
     head: str  # what --head calls the class
     activation: str  # its name in the original config
@@ -63,9 +64,11 @@ class Reference(Protocol):
     OUTPUTS: Mapping[str, Mapping[str, str]]
     # The class without a head. It may load tensors that a class with a head leaves out.
     BASE_CLASS: str
-    # The layer of transformers' base model that gives `pooled`, and the mapping's group of its
-    # variables; "" if the family has none.
-    POOLING: str
+    # Classes whose inputs are [B, choices, T]: a batch's sequences are the choices of one question.
+    CHOICES: Collection[str]
+    # The layers of transformers' base model that pool. The first is called as the mapping's group
+    # of its variables, and the last gives `pooled`. () if the family has none.
+    POOLING: tuple[str, ...]
     # For the diagnosis of a tensor: a kind of mistake -> the words of names that it swaps.
     SWAPS: Mapping[str, tuple[str, ...]]
 

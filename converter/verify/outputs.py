@@ -70,10 +70,11 @@ def open_sides(
     Raises:
         VerificationError: one of them can't be loaded.
     """
-    plan, rule = prepared.plan, prepared.mapping.activation
+    plan, mapping, rule = prepared.plan, prepared.mapping, prepared.mapping.activation
+    keys = {mapping.size_key(symbol): size for symbol, size in plan.sizes.items()}
     settings = reference.settings(
         Architecture(
-            sizes=role_sizes(prepared),
+            sizes=keys | role_sizes(prepared),
             groups=plan.groups,
             head=plan.architecture.head,
             activation=plan.activation[0],
@@ -134,14 +135,22 @@ def prove_outputs(
         with torch.no_grad():
             pt64, _ = torch_model.forward(sides.torch_float64, reference, samples)
             pt32, _ = torch_model.forward(torch_float32, reference, samples)
-        for name in tf64:
-            arrays = [side[name].numpy() for side in (tf64, pt64, tf32, pt32)]
+        for name in dict.fromkeys([*max(tf64, pt64, key=len), *tf64]):
+            arrays = [_array(side, name) for side in (tf64, pt64, tf32, pt32)]
             tables[name] = tables.get(name, Errors()).with_batch(*arrays)
         for name, product in products.items():
-            x = [side[product.source].numpy() for side in (tf64, pt32)]
-            bounds[name] = max(bounds[name], product_bound(product, *x))
+            x = [_array(side, product.source) for side in (tf64, pt32)]
+            if x[0].shape == x[1].shape:
+                bounds[name] = max(bounds[name], product_bound(product, *x))
     outputs = judged(tables, bounds)
     return [*_checks(outputs), _loaded(sides)], outputs
+
+
+def _array(side: Mapping[str, Any], name: str) -> "Array":
+    """An output; empty if the side has none of that name, such as that of a layer too many."""
+    import numpy as np
+
+    return side[name].numpy() if name in side else np.zeros(0)
 
 
 def activation_verdict(sides: Sides) -> Activation | None:
@@ -177,9 +186,14 @@ def cast(array: "Array", dtype: str) -> "Array":
 
 
 def largest(one: "Array", other: "Array") -> float:
-    """The largest difference; infinite if NaN or infinity are not at the same places."""
+    """The largest difference.
+
+    It is infinite if the shapes differ, or if NaN or infinity are not at the same places.
+    """
     import numpy as np
 
+    if one.shape != other.shape:
+        return math.inf
     finite = np.isfinite(one) & np.isfinite(other)
     if not np.array_equal(one[~finite], other[~finite].astype(one.dtype), equal_nan=True):
         return math.inf

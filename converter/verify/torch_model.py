@@ -55,10 +55,11 @@ def load_model(
     model, info = load(architecture)
     missing = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
     pooling = reference.POOLING
-    if pooling in groups and getattr(model.base_model, pooling, None) is None:
+    if any(group in groups and _layer(model, group) is None for group in pooling[:1]):
         base, info = load(reference.BASE_CLASS)
         missing += [f"{base.base_model_prefix}.{key}" for key in info["missing_keys"]]
-        setattr(model.base_model, pooling, getattr(base, pooling))
+        for layer in pooling:
+            setattr(model.base_model, layer, getattr(base, layer))
     return model, sorted(missing)
 
 
@@ -71,25 +72,35 @@ def forward(
     """
     import torch
 
+    name = type(model).__name__
+    inputs = {
+        "input_ids": samples.input_ids,
+        "attention_mask": samples.input_mask,
+        "token_type_ids": samples.segment_ids,
+    }
+    given = {key: torch.from_numpy(array).long() for key, array in inputs.items()}
+    if name in reference.CHOICES:
+        given = {key: tensor[None] for key, tensor in given.items()}
     pooled: list[Any] = []
-    layer = getattr(model.base_model, reference.POOLING, None)
-    hook = layer and layer.register_forward_hook(lambda *args: pooled.append(args[-1]))
+    last = [_layer(model, layer) for layer in reference.POOLING[-1:]]
+    hooks = [
+        layer.register_forward_hook(lambda *args: pooled.append(args[-1]))
+        for layer in last
+        if layer is not None
+    ]
     try:
-        outputs = model(
-            input_ids=torch.from_numpy(samples.input_ids).long(),
-            attention_mask=torch.from_numpy(samples.input_mask).long(),
-            token_type_ids=torch.from_numpy(samples.segment_ids).long(),
-            output_hidden_states=True,
-            **labels,
-        )
+        outputs = model(**given, output_hidden_states=True, **labels)
     finally:
-        if hook:
+        for hook in hooks:
             hook.remove()
     embeddings, *layers = outputs.hidden_states
     named = {"embeddings": embeddings}
     named |= {f"layer_{number}": layer for number, layer in enumerate(layers)}
     if pooled:
         named["pooled"] = pooled[0]
-    classes = reference.OUTPUTS[type(model).__name__]
-    named |= {name: outputs[theirs] for theirs, name in classes.items()}
+    named |= {ours: outputs[theirs] for theirs, ours in reference.OUTPUTS[name].items()}
     return named, outputs.get("loss")
+
+
+def _layer(model: Any, name: str) -> Any | None:
+    return getattr(model.base_model, name, None)

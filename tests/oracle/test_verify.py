@@ -302,6 +302,18 @@ def test_an_untied_head_is_caught_though_its_outputs_are_right(
     assert [cause.kind for cause in verdict.causes] == ["untied"]
 
 
+def test_a_layer_too_many_is_an_output_that_differs(
+    fixtures: Path,
+    converted: Converted,
+    tmp_path: Path,
+) -> None:
+    sabotage = Sabotage("a layer more", configured(num_hidden_layers=3), "random")
+    out = sabotaged(converted("pretraining"), tmp_path / "out", sabotage)
+    verdict = verify(fixtures / "pretraining", out, level="gradients")
+    assert verdict.first_output == "layer_2"
+    assert "random" in {cause.kind for cause in verdict.causes}
+
+
 def test_a_tensor_that_transformers_makes_up_is_named(
     fixtures: Path,
     converted: Converted,

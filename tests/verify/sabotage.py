@@ -260,6 +260,7 @@ CONFIGS = [
     Sabotage("epsilon", configured(layer_norm_eps=1e-5), "epsilon", "embeddings", "embeddings"),
     Sabotage("twice the heads", configured(num_attention_heads=4), "heads", "layer_0", "layer_0"),
     Sabotage("a decoder", configured(is_decoder=True), "mask", "layer_0", "layer_0"),
+    Sabotage("a layer less", configured(num_hidden_layers=1), "layers", "layer_1", "layer_1"),
     Sabotage(
         "epsilon and activation",
         configured(layer_norm_eps=1e-6, hidden_act="gelu"),
