@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -177,12 +178,19 @@ def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
             **total,
             "variable": {
                 v.name: {"dtype": v.tf_dtype, "shape": v.shape, "nbytes": v.nbytes}
+                | ({"full_name": v.full_name} if v.full_name else {})
                 for v in variables
             },
         }
         show_json(document)
         return
-    rows = fold([((v.name,), (v.tf_dtype, shape_text(v.shape), v.nbytes)) for v in variables])
+    alike = Counter(v.full_name or v.name for v in variables)
+    # A full name that several variables have tells none of them.
+    named = [(v.full_name if alike[v.full_name] == 1 else v.name, v) for v in variables]
+    rows = fold(
+        ((name,), (v.tf_dtype, shape_text(v.shape), v.nbytes))
+        for name, v in sorted(named, key=lambda item: item[0])
+    )
     show_table(
         ["variable", "dtype", "shape", "bytes"],
         [
@@ -195,8 +203,9 @@ def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
         f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
         f" {size_text(total['nbytes'])}"
     )
-    if checkpoint.note:
-        _say_notes([checkpoint.note])
+    _say_notes([checkpoint.note] if checkpoint.note else [])
+    if any(v.name != name for name, v in named):
+        say("note: variables of TF2 are shown by their full names; --json has their keys, too")
 
 
 def show_plan(prepared: "Prepared") -> None:

@@ -17,10 +17,12 @@ from click.testing import CliRunner, Result
 import bertconvert
 import bertconvert.converter.convert as convert_module
 from bertconvert.cli import cli
+from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
 from bertconvert.converter.errors import BertconvertError
 from bertconvert.converter.options import make_options
 from bertconvert.converter.terminal import Progress, size_text
 
+from .checkpoint.table_writer import FLOAT32, STRING, entry, strings, write_index
 from .helpers import in_terminal
 
 COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
@@ -366,6 +368,36 @@ class TestInspect:
         ]
         assert lines[-1] == "46 variables, 34,050 elements, 136.2 kB"
         assert "TensorFlow V2 (TensorBundle), data files: 1" in lines[-2]
+
+    def test_shows_the_full_names_of_tf2_and_json_the_keys(self, fixtures: Path) -> None:
+        result = run("inspect", fixtures / "tf2-hub")
+        assert result.exit_code == 0
+        lines = result.stdout.splitlines()
+        (query,) = [line for line in lines if "self_attention/query/kernel" in line]
+        assert query.split(maxsplit=2)[0] == "transformer/layer_{0..1}/self_attention/query/kernel"
+        assert "VARIABLE_VALUE" not in result.stdout
+        assert max(map(len, lines[:-2])) <= 100
+        assert "full names" in result.stderr
+        variables = json.loads(run("inspect", fixtures / "tf2-hub", "--json").stdout)["variable"]
+        assert variables["variables/0/.ATTRIBUTES/VARIABLE_VALUE"] == {
+            "dtype": "float32",
+            "shape": [128, 16],
+            "nbytes": 8192,
+            "full_name": "word_embeddings/embeddings",
+        }
+
+    def test_shows_the_keys_of_variables_with_one_full_name(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        keys = [f"{name}/v:0/.ATTRIBUTES/VARIABLE_VALUE" for name in "ab"]
+        content = strings([b""])
+        write_index(
+            tmp_path / "m",
+            {OBJECT_GRAPH: entry(STRING, (), len(content.data), crc=content.crc)}
+            | {key: entry(FLOAT32, (1,), 4) for key in keys},
+        )
+        shown = run("inspect", tmp_path / "m").stdout
+        assert all(key in shown for key in keys)
 
     def test_takes_checkpoints_that_are_no_bert(self, real: Path) -> None:
         folder = real / "tensorflow-serving-testdata"
