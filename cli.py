@@ -266,6 +266,11 @@ _source_options = _with_options(
             help="The number of attention heads, if no config gives it.",
         ),
         click.option(
+            "--num-layers",
+            type=click.IntRange(1),
+            help="The number of layers, if they share their weights and no config gives it.",
+        ),
+        click.option(
             "--activation",
             type=click.Choice(get_args(Activation)),
             help="Which GELU to write: tanh (Google's since 2019), erf, or gelu_new (tanh, for"

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
 from .errors import MappingError
+from .expressions import evaluate, symbols_of
 from .tokenizers.registry import Role
 from .transforms import TRANSFORMS
 
@@ -26,8 +27,9 @@ FOLDER = Path(__file__).parent.parent / "mappings"
 HEADLESS = "none"  # what --head calls the class without a head
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")  # it is part of a file's name, see releases.py
-_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9}|[A-Za-z_]\w*)")
+_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9}|([A-Za-z_]\w*)(?:-([1-9][0-9]?))?)")
 _LOOP = re.compile(r"\{([^}]*)\}")
+_EQUATION = re.compile(r"(\w+) = (\w+)")
 _QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
 _MOST_PAIRS = 200_000  # a model of 24 layers has 400
 LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
@@ -81,7 +83,7 @@ class SizeRule(_Table, frozen=True):
     """A symbol that no variable's shape tells."""
 
     config: str
-    assume: str  # such as "H/64", if the config has no value
+    assume: str = ""  # such as "H/64", if the config has no value; "" if there is no usual one
     divides: str = ""  # the symbol that it must divide
 
     def assumed(self, sizes: Mapping[str, int]) -> int:
@@ -117,13 +119,26 @@ class VariableRule(_Table, frozen=True):
 
     tf: str | list[str]
     pt: str
-    shape: list[str | int]  # as TensorFlow stores it: symbols or numbers
+    # As TensorFlow stores it: symbols, expressions or numbers. A list inside is taken as one
+    # dimension.
+    shape: list[str | int | list[str | int]]
     op: str = "identity"
     loops: dict[str, str | list[str]] = field(name="for", default_factory=dict)
+    prefer: str = ""  # why the others are skipped, if the checkpoint has several of the names
 
     @property
     def names(self) -> list[str]:
         return _list(self.tf)
+
+    @property
+    def stored(self) -> tuple[str | int, ...]:
+        """The dimensions in TensorFlow."""
+        return tuple(d for dims in self.shape for d in (dims if isinstance(dims, list) else [dims]))
+
+    @property
+    def merged(self) -> tuple[int, ...]:
+        """How many of the stored dimensions each dimension is made of."""
+        return tuple(len(dims) if isinstance(dims, list) else 1 for dims in self.shape)
 
 
 class Group(_Table, frozen=True):
@@ -134,6 +149,12 @@ class Group(_Table, frozen=True):
     required: bool = False
     absent: str = ""  # what a person should know if an optional group is missing
     instead: str = ""  # the group that it stands for, if only --head can tell that it does
+    unless: str = ""  # such as "E = H": it is there exactly if the two sizes differ
+
+    def is_needed(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a model of these sizes has the group."""
+        equation = _EQUATION.fullmatch(self.unless)
+        return equation is None or sizes.get(equation[1]) != sizes.get(equation[2])
 
 
 class Architecture(_Table, frozen=True):
@@ -156,6 +177,13 @@ class Drop(_Table, frozen=True):
 
     tf: str | list[str]
     reason: str
+
+
+class Refusal(_Table, frozen=True):
+    """Variables that no rule maps, and by which a checkpoint can't be converted."""
+
+    tf: str | list[str]
+    reason: str  # a sentence that says what they are
 
 
 class Tie(_Table, frozen=True):
@@ -233,13 +261,27 @@ class Pair(Struct, frozen=True):
     tensor: str  # in PyTorch
     shape: tuple[str | int, ...]  # as TensorFlow stores it
     op: str
+    merged: tuple[int, ...] = ()  # how many dimensions of `shape` the op takes as one
+    prefer: str = ""
 
 
-class MappingFile(_Table, frozen=True):
-    """The content of a mapping file."""
+class Header(Struct, frozen=True):
+    """What of a mapping file tells whether it fits a checkpoint: some keys before its tables."""
 
     name: str
     detect: str | list[str]
+    lacks: str | list[str] = []
+    names: Literal["checkpoint", "full"] = "checkpoint"
+
+    @property
+    def detects(self) -> list[str]:
+        """The variables that a checkpoint of this kind has, all in one scope."""
+        return _list(self.detect)
+
+
+class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of a mapping file."""
+
     group: list[Group]
     architecture: list[Architecture]
     model_type: str
@@ -252,6 +294,7 @@ class MappingFile(_Table, frozen=True):
     sizes: dict[str, str | SizeRule] = {}
     roles: Roles = field(default_factory=Roles)
     config: dict[str, Value] = {}
+    flags: dict[str, str] = {}  # config.json's key -> the group by which it is true
     token_ids: dict[str, Role] = {}  # config.json's key -> the token whose row it is
     defaults: dict[str, Value | Default] = {}
     neutral: dict[str, Value] = {}
@@ -260,6 +303,7 @@ class MappingFile(_Table, frozen=True):
     activation: Activation | None = None
     spelling: dict[str, str] = {}
     drop: list[Drop] = []
+    refuse: list[Refusal] = []
     tie: list[Tie] = []
     card: Card = field(default_factory=Card)
 
@@ -294,14 +338,9 @@ class MappingFile(_Table, frozen=True):
                 for group in self.group
                 if group.required or group.name in groups
                 for rule in group.variable
-                for name in self.names(rule)
+                for name in self.names_of(rule)
             }
         )
-
-    @property
-    def detects(self) -> list[str]:
-        """The variables that a checkpoint of this kind has, all in one scope."""
-        return _list(self.detect)
 
     def size_key(self, symbol: str) -> str:
         """The config key of a symbol."""
@@ -313,7 +352,7 @@ class MappingFile(_Table, frozen=True):
         rule = self.defaults[key]
         return rule if isinstance(rule, Default) else Default(rule)
 
-    def names(self, rule: VariableRule) -> list[str]:
+    def names_of(self, rule: VariableRule) -> list[str]:
         """The names of a rule's variable: the original one, its aliases, and its other spelling."""
         parts = rule.names[0].split("/")
         spelled = "/".join(self.spelling.get(part, part) for part in parts)
@@ -334,7 +373,7 @@ class MappingFile(_Table, frozen=True):
         """
         wanted = set(groups)
         rules = [
-            (group.name, rule, self.names(rule))
+            (group.name, rule, self.names_of(rule))
             for group in self.group
             if group.name in wanted
             for rule in group.variable
@@ -355,9 +394,21 @@ class MappingFile(_Table, frozen=True):
             for rule in group.variable
             for loop in rule.loops.values()
             if isinstance(loop, str)
-            for bound in [loop.partition("..")[2]]
-            if not bound.isdigit()
+            for bound in symbols_of(loop.partition("..")[2])
         }
+
+    def loop_rest(self, symbol: str) -> int:
+        """What is missing from the number of loops to the size: 1 for a loop up to `F-1`."""
+        return next(
+            (
+                int(span[4] or 0)
+                for group in self.group
+                for rule in group.variable
+                for loop in rule.loops.values()
+                if isinstance(loop, str) and (span := _RANGE.fullmatch(loop)) and span[3] == symbol
+            ),
+            0,
+        )
 
     def loop_prefixes(self, symbol: str) -> set[str]:
         """What precedes a loop's number in the variables' names, such as `encoder/layer_`.
@@ -369,8 +420,8 @@ class MappingFile(_Table, frozen=True):
             for group in self.group
             for rule in group.variable
             for loop, values in rule.loops.items()
-            if isinstance(values, str) and values.endswith(f"..{symbol}")
-            for name in self.names(rule)
+            if isinstance(values, str) and symbols_of(values.partition("..")[2]) == [symbol]
+            for name in self.names_of(rule)
         }
 
 
@@ -408,7 +459,7 @@ def _expand_words(
         for loop, value in [*numbers.items(), *zip(words, combination, strict=True)]:
             filled = [name.replace("{" + loop + "}", value) for name in filled]
             tensor = tensor.replace("{" + loop + "}", value)
-        yield Pair(group, tuple(filled), tensor, tuple(rule.shape), rule.op)
+        yield Pair(group, tuple(filled), tensor, rule.stored, rule.op, rule.merged, rule.prefer)
 
 
 def _count(rule: VariableRule, sizes: Mapping[str, int]) -> int:
@@ -419,7 +470,7 @@ def _values(loop: str | list[str], sizes: Mapping[str, int]) -> Sequence[str | i
     if isinstance(loop, list):
         return loop
     start, _, end = loop.partition("..")
-    return range(int(start), int(end) if end.isdigit() else sizes[end])
+    return range(int(start), evaluate(end, sizes) or 0)
 
 
 def _list(value: Item | list[Item]) -> list[Item]:
@@ -448,7 +499,7 @@ def _wildcard(pattern: str) -> str:
     return expression + re.escape(parts[-1])
 
 
-def dropper(drops: Iterable[Drop]) -> Callable[[str], str | None]:
+def dropper(drops: Iterable[Drop | Refusal]) -> Callable[[str], str | None]:
     """What tells the reason why a variable of a name is skipped; None if it is not."""
     reasons: dict[str, str] = {}
     for drop in drops:
@@ -469,6 +520,16 @@ def dropper(drops: Iterable[Drop]) -> Callable[[str], str | None]:
 def builtin_mappings() -> dict[str, Path]:
     """The mapping files that come with bertconvert, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def read_header(path: Path) -> Header:
+    """What tells whether a built-in mapping fits a checkpoint; the tables are not parsed.
+
+    Python's TOML reader takes longer for a whole mapping than everything else that is needed to
+    choose one.
+    """
+    text = path.read_text(encoding="utf-8")
+    return msgspec.toml.decode(text[: text.index("\n[")], type=Header)
 
 
 def load_mapping(path: Path) -> MappingFile:
@@ -548,9 +609,9 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
         if value and not (value.isidentifier() and module.is_file()):
             yield f"{key} = {value!r}: converter/{folder} has no such module"
     files = mapping.files
-    patterns = [("files.config: pattern", files.config.pattern)] if files.config else []
-    patterns += [("files.vocabulary: pattern", r.pattern) for r in _list(files.vocabulary or [])]
-    for place, regular in [*patterns, ("files.labels", files.labels)]:
+    regulars = [("files.config: pattern", files.config.pattern)] if files.config else []
+    regulars += [("files.vocabulary: pattern", r.pattern) for r in _list(files.vocabulary or [])]
+    for place, regular in [*regulars, ("files.labels", files.labels)]:
         try:
             re.compile(regular)
         except re.error as error:
@@ -559,9 +620,11 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
         if not part or "/" in part + other:
             yield f"spelling.{part}: a spelling replaces one part of a name, between two `/`"
         yield from (f"spelling.{part}: {problem}" for problem in pattern_problems(other))
-    for d, drop in enumerate(mapping.drop):
-        for pattern in _list(drop.tf):
-            yield from (f"drop[{d}]: {problem}" for problem in pattern_problems(pattern))
+    places = {f"drop[{d}]": drop.tf for d, drop in enumerate(mapping.drop)}
+    places |= {f"refuse[{r}]": refusal.tf for r, refusal in enumerate(mapping.refuse)}
+    for place, patterns in places.items():
+        for pattern in _list(patterns):
+            yield from (f"{place}: {problem}" for problem in pattern_problems(pattern))
 
 
 def _group_problems(mapping: MappingFile) -> Iterator[str]:
@@ -571,6 +634,11 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
     for g, group in enumerate(mapping.group):
         if not group.variable:
             yield f"group[{g}] ({group.name}): it has no variable"
+        equation = _EQUATION.fullmatch(group.unless)
+        if group.unless and not (
+            equation and all(isinstance(mapping.sizes.get(s), str) for s in equation.groups())
+        ):
+            yield f'group[{g}] ({group.name}): unless = {group.unless!r} is not like "E = H"'
         if group.instead and (group.required or group.instead not in firsts):
             yield f"group[{g}] ({group.name}): instead = {group.instead!r} is not another head"
     yield from (f"group: the name {name} is used twice" for name in _repeated(names))
@@ -591,6 +659,9 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
         yield "architecture: there is none"
     elif all(architecture.explicit for architecture in mapping.architecture):
         yield "architecture: all have `explicit = true`, so none would ever be chosen"
+    for key, name in mapping.flags.items():
+        if name not in names or name in required:
+            yield f"flags.{key} = {name!r} is not a group that a checkpoint may lack"
     for t, tie in enumerate(mapping.tie):
         if tie.group and tie.group not in names:
             yield f"tie[{t}]: unknown group {tie.group!r}"
@@ -600,7 +671,7 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
     for symbol, size in mapping.sizes.items():
         if isinstance(size, SizeRule):
             quotient = _QUOTIENT.fullmatch(size.assume)
-            if quotient is None or not isinstance(mapping.sizes.get(quotient[1]), str):
+            if size.assume and not (quotient and isinstance(mapping.sizes.get(quotient[1]), str)):
                 yield f'sizes.{symbol}: assume = {size.assume!r} is not like "H/64"'
             if size.divides and not isinstance(mapping.sizes.get(size.divides), str):
                 yield f"sizes.{symbol}: divides = {size.divides!r} is not a symbol of a shape"
@@ -608,8 +679,8 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
         if symbol and symbol not in mapping.sizes:
             yield f"roles.{role} = {symbol!r} is not in [sizes]"
     keys = [mapping.size_key(symbol) for symbol in mapping.sizes]
-    keys += [*mapping.config, *mapping.token_ids, *mapping.defaults, *mapping.neutral]
-    keys += mapping.foreign
+    keys += [*mapping.config, *mapping.flags, *mapping.token_ids, *mapping.defaults]
+    keys += [*mapping.neutral, *mapping.foreign]
     if mapping.activation:
         keys.append(mapping.activation.config)
         if mapping.activation.default not in mapping.activation.names:
@@ -636,8 +707,8 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
             not values or len(set(values)) < len(values) or re.search(r"[*{}]", "".join(values))
         ):
             yield f"for.{loop} = {values!r}: give different values, without * {{ }}"
-        elif span and not span[2].isdigit() and not isinstance(mapping.sizes.get(span[2]), str):
-            yield f"for.{loop} = {values!r}: {span[2]} is not a symbol of [sizes]"
+        elif span and span[3] and not isinstance(mapping.sizes.get(span[3]), str):
+            yield f"for.{loop} = {values!r}: {span[3]} is not a symbol of [sizes]"
         elif span and span[2].isdigit() and int(span[1]) >= int(span[2]):
             yield f"for.{loop} = {values!r} is an empty range"
     if not all([*rule.names, rule.names, rule.pt]):
@@ -651,11 +722,18 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
         yield from (f"{key} = {name!r} lacks {{{u}}} of `for`" for u in set(rule.loops) - used)
     if "*" in rule.names[0] or "*" in rule.pt:
         yield "a `*` is allowed only in the second name of tf and those after it"
-    for size in rule.shape:
-        if isinstance(size, str) and not isinstance(mapping.sizes.get(size), str):
+    for size in rule.stored:
+        told = isinstance(size, int) or all(
+            isinstance(mapping.sizes.get(symbol), str) for symbol in symbols_of(size)
+        )
+        if isinstance(size, str) and not (told and symbols_of(size)):
             yield f"shape: {size!r} is not a symbol of [sizes] that a shape can have"
         elif isinstance(size, int) and size < 1:
             yield f"shape: {size} is less than 1"
+    if not all(rule.merged):
+        yield "shape: [] merges no dimensions"
+    if rule.prefer and len(rule.names) < 2:
+        yield "prefer: there is only one name in tf"
     if rule.op not in TRANSFORMS:
         yield f"op = {rule.op!r} is unknown; known are {', '.join(TRANSFORMS)}"
     elif len(rule.shape) not in TRANSFORMS[rule.op].ranks:

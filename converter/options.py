@@ -35,6 +35,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The scope of the model, for a checkpoint with several models; "" is the root."""
     num_heads: int | None = None
     """The number of attention heads, if neither the variables nor a config tell it."""
+    num_layers: int | None = None
+    """The number of layers, if neither the variables nor a config tell it, because all layers
+    share their weights."""
     activation: Activation = "auto"
     """Which form of the activation to write, if the mapping offers several: `tanh` or `erf` for
     GELU, or `gelu_new`, which is `tanh` under the name that older programs know. `auto` takes the

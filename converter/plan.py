@@ -16,6 +16,7 @@ from msgspec import Struct
 from .checkpoint.variable import Variable
 from .choices import ProblemType
 from .errors import PlanError
+from .expressions import evaluate, is_expression, symbols_of
 from .labels import usual_problem_type
 from .layout import PROVENANCE
 from .mapping import (
@@ -28,10 +29,10 @@ from .mapping import (
     wildcard,
 )
 from .options import DEFAULTS, Options
-from .scope import Dropped, Found, Taken, find, matching, take_scope
+from .scope import Dropped, Found, Taken, alternatives, find, matching, take_scope
 from .text import MOST, cut, joined, listed, nearest
 from .tokenizers.registry import Role, SpecialToken
-from .transforms import TRANSFORMS
+from .transforms import TRANSFORMS, merge
 from .unknown import doubts, skip_others, stand_ins
 
 # The dtypes that weights may have, widest first, and the bytes of an element.
@@ -81,6 +82,7 @@ class Plan(Struct, frozen=True):
     config: dict[str, object]  # keys of config.json
     activation: tuple[str, str]  # TensorFlow's name, transformers' name; "" if unknown
     entries: list[Entry]  # in the order of the forward pass
+    empty: dict[str, tuple[int, ...]]  # tensors without a number, which TensorFlow does not have
     ties: list[Tie]  # tensors that the model shares, so that they are not written
     dropped: list[Dropped]
     notes: list[str]  # facts that a person should know
@@ -136,10 +138,13 @@ def make_plan(
     loops = _loop_sizes(local, mapping)
     ordered = sorted(local)
     groups = [group.name for group in mapping.group if not group.instead]
-    pairs = [(pair, find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
+    every = [(pair, find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
+    told = loops | _told_sizes(every)
+    needless = {group.name for group in mapping.group if not group.is_needed(told)}
+    pairs = [item for item in every if item[0].group not in needless]
     present = {pair.group for pair, variable in pairs if variable is not None}
-    architecture = _choose_architecture(mapping, present, options.head)
-    wanted = {*architecture.groups, *present.intersection(architecture.optional)}
+    architecture = _choose_architecture(mapping, present, needless, options.head)
+    wanted = {*architecture.groups, *present.intersection(architecture.optional)} - needless
     planner = _Planner(mapping, config, options, config_name, config_line, recorded)
     planner.check_patterns(taken.dropped)
     stands_for = {group.name: group.instead for group in mapping.group}
@@ -152,22 +157,33 @@ def make_plan(
             wanted ^= {lacking, homes[0][0][0].group}
             pairs += homes[0]
     written = [item for item in pairs if item[0].group in wanted]
+    empty = [pair for pair, variable in written if variable is None and _is_empty(pair, told)]
+    written = [item for item in written if item[0] not in empty]
 
     planner.check_presence(written, taken, architecture)
     planner.check_uniqueness(written)
+    planner.check_alternatives(written, local, ordered)
     planner.measure(written, loops)
     planner.complete_sizes()
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
     planner.check_config()
     values = planner.config_values() | planner.token_ids(special_tokens)
+    values |= planner.flags(present)
     values |= planner.problem_type(architecture)
     activation = planner.activation()
     if mapping.activation is not None:
         values[mapping.activation.config] = activation[1]
     planner.check_dtypes(written)
+    replaced = {
+        variable.name: pair.prefer
+        for pair, taken_one in every
+        if pair.prefer
+        for place, variable in alternatives(pair, local, ordered).items()
+        if variable is not taken_one or (place and pair.group in needless)
+    }
     others = skip_others(
-        mapping, options, taken, pairs, written, architecture, loops, recorded.dropped
+        mapping, options, taken, pairs, written, architecture, loops, recorded.dropped, replaced
     )
     planner.reasons += others.reasons
     planner.notes += others.notes
@@ -188,6 +204,9 @@ def make_plan(
         config=values,
         activation=activation,
         entries=[_entry(pair, v, strip, options.dtype) for pair, v in written if v is not None],
+        empty={
+            pair.tensor.removeprefix(strip): _empty_shape(pair, planner.sizes) for pair in empty
+        },
         ties=[
             Tie(tie.pt.removeprefix(strip), tie.to.removeprefix(strip), tie.group)
             for tie in mapping.tie
@@ -216,6 +235,27 @@ def make_plan(
     )
 
 
+def _told_sizes(pairs: Found) -> dict[str, int]:
+    """The sizes that the first shapes tell, which are compared later."""
+    sizes: dict[str, int] = {}
+    for pair, variable in pairs:
+        if variable is not None and len(pair.shape) == len(variable.shape):
+            for symbol, size in zip(pair.shape, variable.shape, strict=True):
+                if isinstance(symbol, str) and not is_expression(symbol):
+                    sizes.setdefault(symbol, size)
+    return sizes
+
+
+def _is_empty(pair: Pair, sizes: Mapping[str, int]) -> bool:
+    """Whether a tensor has no number, so that TensorFlow has no variable for it."""
+    return any(isinstance(size, str) and evaluate(size, sizes) == 0 for size in pair.shape)
+
+
+def _empty_shape(pair: Pair, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    shape = merge([evaluate(str(size), sizes) or 0 for size in pair.shape], pair.merged)
+    return TRANSFORMS[pair.op].shape(shape)
+
+
 def _scope_notes(taken: Taken, written: Found) -> list[str]:
     used = [v.name for _, v in written if v is not None and v.name in taken.beyond]
     outside = f"; {joined(used)} outside of it are taken, too" if used else ""
@@ -225,7 +265,7 @@ def _scope_notes(taken: Taken, written: Found) -> list[str]:
 def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str, int]:
     """The sizes that names tell: one more than the highest number that a loop's names have."""
     sizes = {}
-    for symbol in mapping.loop_sizes():
+    for symbol in sorted(mapping.loop_sizes()):
         numbers = [
             (int(number[1]), name)
             for prefix in mapping.loop_prefixes(symbol)
@@ -233,17 +273,22 @@ def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str
             for name in local
             if (number := pattern.match(name))
         ]
-        highest, name = max(numbers, default=(0, ""))  # if there is none, number 0 is missing
+        rest = mapping.loop_rest(symbol)
+        # If there is none, number 0 is missing, or the loop is empty.
+        highest, name = max(numbers, default=(-1 if rest else 0, ""))
         if highest > len(numbers):  # at least one number below it is missing
             raise PlanError(
                 f"can't tell {mapping.size_key(symbol)}: {cut(name)} has the number {highest:,},"
                 f" but only {len(numbers):,} names have a number"
             )
-        sizes[symbol] = highest + 1
+        sizes[symbol] = highest + 1 + rest
     return sizes
 
 
-def _choose_architecture(mapping: MappingFile, present: set[str], head: str | None) -> Architecture:
+def _choose_architecture(
+    mapping: MappingFile, present: set[str], needless: set[str], head: str | None
+) -> Architecture:
+    present = present | needless
     if head is not None:
         for architecture in mapping.architecture:
             if head in (architecture.head, architecture.name):
@@ -254,7 +299,7 @@ def _choose_architecture(mapping: MappingFile, present: set[str], head: str | No
     if not fitting:  # a required group is missing, which is reported later
         return min(mapping.architecture, key=lambda a: len(a.groups))
     best = max(fitting, key=lambda a: (len(a.groups), len(a.optional)))
-    beyond = present - {*best.groups, *best.optional}
+    beyond = present - {*best.groups, *best.optional} - needless
     if beyond:
         choices = [
             f"{a.head or a.name} ({a.name})"
@@ -262,8 +307,8 @@ def _choose_architecture(mapping: MappingFile, present: set[str], head: str | No
             if present.issuperset(a.groups) and (beyond & {*a.groups} or a is best)
         ]
         raise PlanError(
-            f"the checkpoint has {joined(sorted(present))}, and it is not certain which class they"
-            f" belong to. Choose one with --head: {', '.join(choices)}"
+            f"the checkpoint has {joined(sorted(present - needless))}, and it is not certain which"
+            f" class they belong to. Choose one with --head: {', '.join(choices)}"
         )
     return best
 
@@ -377,12 +422,46 @@ class _Planner:
                 [f"{k} {become}: {joined(names)}" for k, names in claims.items() if len(names) > 1]
             )
 
+    def check_alternatives(
+        self, written: Found, local: Mapping[str, Variable], ordered: Sequence[str]
+    ) -> None:
+        """A reason if some variables of a group have a preferred name, and others have not."""
+        places: dict[str, dict[int, str]] = {}
+        for pair, variable in written:
+            if pair.prefer and variable is not None:
+                place = next(
+                    place
+                    for place, found in alternatives(pair, local, ordered).items()
+                    if found is variable
+                )
+                places.setdefault(pair.group, {}).setdefault(place, variable.name)
+        for group, names in places.items():
+            if len(names) > 1:
+                self.reasons.append(
+                    f"{group}: {joined([*names.values()])} have names of two kinds, so the"
+                    f" {group} is incomplete under either"
+                )
+
+    def flags(self, present: set[str]) -> dict[str, bool]:
+        """The keys of config.json that are true if the checkpoint has a group."""
+        values = {key: group in present for key, group in self.mapping.flags.items()}
+        for key, value in values.items():
+            stated, group = self.config.get(key), self.mapping.flags[key]
+            if stated not in (None, value):
+                has = "has" if value else "lacks"
+                self.reasons.append(
+                    f"{self.place(key)} says {key} = {_shown(stated)}, but the checkpoint {has} the"
+                    f" {group}"
+                )
+        return values
+
     def measure(self, written: Found, loops: Mapping[str, int]) -> None:
         """Take the sizes from the shapes; a shape that does not fit is a reason."""
         self.sizes.update(loops)
         for symbol, size in loops.items():
-            prefix = min(self.mapping.loop_prefixes(symbol))
-            self.evidence[symbol] = f"{prefix}0 to {size - 1}"
+            prefix, last = min(self.mapping.loop_prefixes(symbol)), size - 1
+            last -= self.mapping.loop_rest(symbol)
+            self.evidence[symbol] = f"{prefix}0 to {last}" if last >= 0 else f"no {prefix}0"
         wrong: list[str] = []
         if factorized := self._factorized(written):
             self.reasons.append(factorized)
@@ -391,10 +470,17 @@ class _Planner:
             if variable is None:
                 continue
             shape = variable.shape
-            local = {s: n for s, n in zip(pair.shape, shape, strict=False) if isinstance(s, str)}
+            local = {
+                s: n
+                for s, n in zip(pair.shape, shape, strict=False)
+                if isinstance(s, str) and not is_expression(s)
+            }
             told = local | self.sizes  # a symbol may be twice in a shape, with one value
-            expected = [told.get(s, s) if isinstance(s, str) else s for s in pair.shape]
-            if list(shape) != expected:
+            fits = len(shape) == len(pair.shape) and all(
+                size == told.get(str(s), s) or is_expression(str(s))
+                for s, size in zip(pair.shape, shape, strict=True)
+            )
+            if not fits:
                 wrong.append(self._wrong_shape(pair, variable))
             elif 0 in shape:
                 wrong.append(f"{variable.name} has the shape {list(shape)}, which is empty")
@@ -403,6 +489,17 @@ class _Planner:
                     if symbol not in self.sizes:
                         self.sizes[symbol] = size
                         self.evidence[symbol] = f"{variable.name} {list(shape)}"
+        if not wrong:  # now that all sizes are known
+            wrong += [
+                self._wrong_shape(pair, variable)
+                for pair, variable in written
+                if variable is not None
+                and any(
+                    evaluate(str(s), self.sizes) != size
+                    for s, size in zip(pair.shape, variable.shape, strict=True)
+                    if is_expression(str(s))
+                )
+            ]
         self.reasons += listed(wrong)
 
     def _factorized(self, written: Found) -> str:
@@ -432,8 +529,12 @@ class _Planner:
 
     def _wrong_shape(self, pair: Pair, variable: Variable) -> str:
         symbols = ", ".join(map(str, pair.shape))
-        values = ", ".join(str(self.sizes.get(str(s), s)) for s in pair.shape)
-        by = {str(s): self.evidence[str(s)] for s in pair.shape if str(s) in self.evidence}
+        known = [evaluate(str(s), self.sizes) for s in pair.shape]
+        values = ", ".join(
+            str(s if n is None else n) for s, n in zip(pair.shape, known, strict=True)
+        )
+        used = [symbol for s in pair.shape for symbol in symbols_of(str(s))]
+        by = {symbol: self.evidence[symbol] for symbol in used if symbol in self.evidence}
         because = "; ".join(f"{symbol} by {what}" for symbol, what in by.items())
         return (
             f"{variable.name} has the shape {list(variable.shape)} but should have [{symbols}]"
@@ -443,13 +544,16 @@ class _Planner:
 
     def complete_sizes(self) -> None:
         """Check the config against the sizes, and add the sizes that no shape tells."""
-        heads = self.mapping.roles.heads
-        given = self.options.num_heads
-        if given is not None and not isinstance(self.mapping.sizes.get(heads), SizeRule):
-            self.reasons.append(f"--num-heads: the mapping {self.mapping.name} does not need it")
-        elif given is not None and not _is_size(given):
-            self.reasons.append(f"--num-heads {_shown(given)} is not a number of heads")
-            given = None
+        roles = self.mapping.roles
+        given = {roles.heads: self.options.num_heads, roles.layers: self.options.num_layers}
+        for symbol, option in self.size_options().items():
+            value = given[symbol]
+            if value is not None and not isinstance(self.mapping.sizes.get(symbol), SizeRule):
+                self.reasons.append(f"{option}: the mapping {self.mapping.name} does not need it")
+            elif value is not None and not _is_size(value):
+                what = option.removeprefix("--num-")
+                self.reasons.append(f"{option} {_shown(value)} is not a number of {what}")
+                given[symbol] = None
         for symbol, rule in self.mapping.sizes.items():
             key = self.mapping.size_key(symbol)
             stated = self.config.get(key)
@@ -467,13 +571,18 @@ class _Planner:
                 elif not self.options.pad_vocab:
                     self.reasons.append(f"{reason}. {_OFFER}")
             if isinstance(rule, SizeRule):
-                self._untold_size(symbol, rule, stated, given if symbol == heads else None)
+                self._untold_size(symbol, rule, stated, given.get(symbol))
+
+    def size_options(self) -> dict[str, str]:
+        """The options that give a size, by its symbol."""
+        roles = self.mapping.roles
+        return {roles.layers: "--num-layers", roles.heads: "--num-heads"}
 
     def _untold_size(self, symbol: str, rule: SizeRule, stated: object, given: int | None) -> None:
+        remedy = self.size_options().get(symbol, "a config")
         if given is not None and stated not in (None, given):
             self.reasons.append(
-                f"{self.place(rule.config)} says {rule.config} = {stated}, but --num-heads is"
-                f" {given}"
+                f"{self.place(rule.config)} says {rule.config} = {stated}, but {remedy} is {given}"
             )
         value = given or stated
         origin = ""
@@ -484,7 +593,6 @@ class _Planner:
             self._doubt_record(rule.config, value)
         elif can_assume and (value is None or is_recorded):
             value = assumed
-            remedy = "--num-heads" if symbol == self.mapping.roles.heads else "a config"
             origin = f" (assumed: {rule.assume}; {remedy} sets another)"
             assumption = (
                 f"{rule.config} = {value} is assumed ({rule.assume}), because neither the variables"
@@ -493,6 +601,12 @@ class _Planner:
             self.notes.append(assumption)
             self.untold.append(assumption)
         if not isinstance(value, int):
+            if not rule.assume:
+                also = "" if remedy == "a config" else f" or {remedy}"
+                self.reasons.append(
+                    f"neither the variables nor a config tell {rule.config}. Give the original"
+                    f" config with --config{also}"
+                )
             return
         self.sizes[symbol] = value
         if rule.divides in self.sizes and self.sizes[rule.divides] % value:
@@ -723,7 +837,7 @@ def _entry(pair: Pair, variable: Variable, strip: str, dtype: str) -> Entry:
         name=pair.names[0],
         op=pair.op,
         group=pair.group,
-        shape=TRANSFORMS[pair.op].shape(variable.shape),
+        shape=TRANSFORMS[pair.op].shape(merge(variable.shape, pair.merged)),
         dtype=variable.tf_dtype if dtype == "keep" else dtype,
     )
 

@@ -21,11 +21,11 @@ from .labels import (
     names_by_id,
     read_labels,
 )
-from .mapping import MappingFile, builtin_mappings, read_mapping
+from .mapping import MappingFile, builtin_mappings, read_header, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
 from .plan import NOT_RECORDED, Plan, Recorded, make_plan
-from .scope import fits, telling_names
+from .scope import detected, fits, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import joined
@@ -90,7 +90,8 @@ def prepare(
     except (CheckpointError, PlanError) as error:
         other = ""
         if options.mapping in (None, *builtin_mappings()):
-            other = _other_model(checkpoint, mapping, options)
+            other = _other_mapping(checkpoint, mapping)
+            other = other or _other_model(checkpoint, mapping, options)
         if other:
             raise PlanError(other) from error
         raise
@@ -283,6 +284,21 @@ def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: O
     )
 
 
+def _other_mapping(checkpoint: Checkpoint, mapping: MappingFile) -> str:
+    """Which built-in mapping a checkpoint fits if it is not the one that was taken; else ""."""
+    try:
+        best, _ = choose_mapping(checkpoint, DEFAULTS)
+    except MappingError:
+        return ""
+    is_more = {*mapping.detects} < {*best.detects}
+    if not is_more and detected(checkpoint.variables.values(), mapping):
+        return ""
+    return (
+        f"{checkpoint.name} fits the mapping {best.name}, not {mapping.name}. Leave out --mapping,"
+        f" or give --mapping {best.name}"
+    )
+
+
 def named_mapping(given: str) -> tuple[MappingFile, str]:
     """The mapping of a name or a file, and its sha256.
 
@@ -309,23 +325,27 @@ def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFil
     known, given = builtin_mappings(), options.mapping
     if given is not None:
         return named_mapping(given)
-    every = [read_mapping(path, check=False) for path in known.values()]
-    fitting = [found for found in every if fits(checkpoint.variables, found[0])]
+    every = {path: read_header(path) for path in known.values()}
+    variables = checkpoint.variables.values()
+    fitting = {path: mapping for path, mapping in every.items() if fits(variables, mapping)}
     if not fitting:
         if other := _other_model(checkpoint, None, options):
             raise MappingError(other)
         some = ", ".join(list(checkpoint)[:5])
-        detects = joined([f"{joined(m.detects)} ({m.name})" for m, _ in every])
+        first: dict[str, list[str]] = {}
+        for mapping in every.values():
+            first.setdefault(mapping.detects[0], []).append(mapping.name)
+        detects = joined([f"{name} ({', '.join(of)})" for name, of in first.items()])
         raise MappingError(
             f"no mapping fits {checkpoint.name}. It has {len(checkpoint):,} variables, such as"
             f" {some}; the mappings look for {detects}. --mapping takes a file with your own rules"
         )
-    most = max(len(mapping.detects) for mapping, _ in fitting)
-    best = [found for found in fitting if len(found[0].detects) == most]
+    most = max(len(mapping.detects) for mapping in fitting.values())
+    best = [path for path, mapping in fitting.items() if len(mapping.detects) == most]
     if len(best) > 1:
-        names = [mapping.name for mapping, _ in best]
+        names = [fitting[path].name for path in best]
         raise MappingError(
             f"the mappings {joined(names)} fit {checkpoint.name} equally well. Choose one with"
             f" --mapping, such as --mapping {names[0]}"
         )
-    return best[0]
+    return read_mapping(best[0], check=False)

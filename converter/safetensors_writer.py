@@ -19,7 +19,7 @@ from .errors import OutputError
 from .plan import FLOATS, Entry, Plan
 from .storage.files import Progress
 from .text import pip_install
-from .transforms import TRANSFORMS
+from .transforms import to_tensorflow
 
 if TYPE_CHECKING:
     from .transforms import Array
@@ -109,6 +109,12 @@ def _layout(plan: Plan) -> tuple[bytes, dict[str, int]]:
             "shape": entry.shape,
             "data_offsets": (start, end),
         }
+    for tensor, shape in plan.empty.items():
+        header[tensor] = {
+            "dtype": _SAFETENSORS[plan.dtype],
+            "shape": shape,
+            "data_offsets": (end, end),
+        }
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
     return text, places
@@ -185,12 +191,10 @@ def _copy(
     # The tensor is filled through a view with TensorFlow's layout.
     whole = scratch.tensor(entry.nbytes)
     tensor = whole.view(dtype).reshape(entry.shape)
-    view = TRANSFORMS[TRANSFORMS[entry.op].inverse].apply(tensor)
+    view = to_tensorflow(tensor, entry.op)
     row = 0
-    for piece in checkpoint.stream(
-        entry.variable, scratch.piece(variable.nbytes // variable.shape[0])
-    ):
-        rows = np.frombuffer(piece, source_dtype).reshape(-1, *variable.shape[1:])
+    for piece in checkpoint.stream(entry.variable, scratch.piece(variable.nbytes // view.shape[0])):
+        rows = np.frombuffer(piece, source_dtype).reshape(-1, *view.shape[1:])
         target = view[row : row + len(rows)]
         for column in range(0, rows.shape[-1], _TILE):
             # If rows are a power of two apart, their starts compete for the same few cache lines.

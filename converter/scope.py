@@ -1,14 +1,14 @@
 """Which variables of a checkpoint are those of the model, and which rule finds which of them."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 
 from msgspec import Struct
 
 from .checkpoint.variable import Variable
 from .errors import PlanError
-from .mapping import Drop, MappingFile, Pair, dropper, wildcard
+from .mapping import Drop, Header, MappingFile, Pair, dropper, wildcard
 from .options import Options
 from .text import joined, listed, nearest
 
@@ -24,11 +24,36 @@ class Dropped(Struct, frozen=True):
 
     variable: str
     reason: str
+    name: str = ""  # by which rules would find it, if that is another
 
 
-def fits(variables: Iterable[str], mapping: MappingFile) -> bool:
+def detected(variables: Iterable[Variable], mapping: Header) -> bool:
     """Whether a checkpoint has all variables that the mapping is detected by, in one scope."""
-    return bool(_scopes(variables, mapping))
+    names = [name for name, _ in _named(variables, mapping)]
+    lines = "\n".join(["", *names, ""])
+    if not all(f"{name}\n" in lines for name in mapping.detects):  # so for nearly all mappings
+        return False
+    return bool(_scopes(names, mapping.detects))
+
+
+def fits(variables: Collection[Variable], mapping: Header) -> bool:
+    """Whether a mapping is detected, and the checkpoint has nothing that its models lack."""
+    if not detected(variables, mapping):
+        return False
+    names = [name for name, _ in _named(variables, mapping)]
+    lacks = [mapping.lacks] if isinstance(mapping.lacks, str) else mapping.lacks
+    return not any(_scopes(names, [name]) for name in lacks)
+
+
+def name_of(variable: Variable) -> str:
+    """The name that a TF2 program gave a variable, else its name in the checkpoint."""
+    return variable.full_name or variable.name
+
+
+def _named(variables: Iterable[Variable], mapping: Header) -> Iterator[tuple[str, Variable]]:
+    """Variables by the names that the mapping's rules are made for."""
+    for variable in variables:
+        yield (name_of(variable) if mapping.names == "full" else variable.name), variable
 
 
 def telling_names(
@@ -45,9 +70,15 @@ def telling_names(
         options: the caller's decisions.
     """
     why_dropped = dropper([*(mapping.drop if mapping else []), Drop([*options.drop], BY_CALLER)])
-    kept = {name: v for name, v in variables.items() if why_dropped(name) is None}
-    scopes = _scopes(kept, mapping) if mapping is not None else []
-    if mapping is None or not scopes:
+    if mapping is None:
+        return {name: v for name, v in variables.items() if why_dropped(name) is None}
+    kept = {
+        name: v
+        for name, v in _named(variables.values(), mapping)
+        if why_dropped(v.name) is None and why_dropped(name) is None
+    }
+    scopes = _scopes(kept, mapping.detects)
+    if not scopes:
         return kept
     if options.scope is None and len(scopes) > 1:
         return {}
@@ -56,11 +87,11 @@ def telling_names(
     return {name[len(scope) :]: v for name, v in kept.items() if name.startswith(starts)}
 
 
-def _scopes(variables: Iterable[str], mapping: MappingFile) -> list[str]:
-    """The scopes that have all variables that the mapping is detected by."""
+def _scopes(names: Iterable[str], detects: Sequence[str]) -> list[str]:
+    """The scopes that have all of some names."""
     found = [
-        {name.removesuffix(d) for name in variables if name == d or name.endswith(f"/{d}")}
-        for d in mapping.detects
+        {name.removesuffix(d) for name in names if name == d or name.endswith(f"/{d}")}
+        for d in detects
     ]
     return sorted(set.intersection(*found))
 
@@ -76,7 +107,7 @@ class Taken(Struct, frozen=True):
 
     scope: str
     local: dict[str, Variable]  # by their names within the scope
-    beyond: set[str]  # those of `local` that are outside of the scope, and of every other
+    beyond: set[str]  # those of `local` that are outside of every scope, by the checkpoint's names
     dropped: list[Dropped]
 
 
@@ -87,18 +118,26 @@ def take_scope(variables: Mapping[str, Variable], mapping: MappingFile, options:
     a scope, it is skipped, but for what a head needs that the caller chooses, too.
     """
     dropped = []
-    kept = {}
+    kept: dict[str, Variable] = {}
     why_dropped = dropper([*mapping.drop, Drop([*options.drop], BY_CALLER)])
-    for name, variable in variables.items():
-        reason = why_dropped(name)
-        if reason is None:
-            kept[name] = variable
+    for name, variable in _named(variables.values(), mapping):
+        reason = why_dropped(variable.name)
+        if reason is None and name != variable.name:
+            reason = why_dropped(name)
+        if reason is not None:
+            dropped.append(Dropped(variable.name, reason, name))
+        elif name in kept:
+            raise PlanError(
+                f"{kept[name].name} and {variable.name} are both called {name} by the program that"
+                " saved them. --drop skips one of them"
+            )
         else:
-            dropped.append(Dropped(name, reason))
-    scopes = _scopes(kept, mapping)
+            kept[name] = variable
+    scopes = _scopes(kept, mapping.detects)
     shown = ", ".join(listed([scope or "/ (the root)" for scope in scopes]))
     if not scopes:
-        by_drop = "; --drop skips it" if _scopes(variables, mapping) else ""
+        every = [name for name, _ in _named(variables.values(), mapping)]
+        by_drop = "; --drop skips it" if _scopes(every, mapping.detects) else ""
         raise PlanError(
             f"the checkpoint has no {joined(mapping.detects)}, by which the mapping {mapping.name}"
             f" recognizes its models{by_drop or nearest(mapping.detects[0], kept)}"
@@ -122,16 +161,16 @@ def take_scope(variables: Mapping[str, Variable], mapping: MappingFile, options:
             local[name.removeprefix(scope)] = variable
         elif owner is not None:
             where = f"in the scope {owner}" if owner else f"outside the scope {scope}"
-            dropped.append(Dropped(name, where))
+            dropped.append(Dropped(variable.name, where))
         elif options.scope is None and scope + name in kept:
             twice.append(name)
         elif options.scope is None or not (
             options.head is None or scope + name in kept or name.startswith(folders)
         ):
             local[name] = variable
-            beyond.add(name)
+            beyond.add(variable.name)
         else:
-            dropped.append(Dropped(name, f"outside the scope {scope}"))
+            dropped.append(Dropped(variable.name, f"outside the scope {scope}"))
     if twice:
         raise PlanError(
             f"the model is in the scope {scope}, and the checkpoint has {joined(twice)} both inside"
@@ -142,11 +181,20 @@ def take_scope(variables: Mapping[str, Variable], mapping: MappingFile, options:
 
 def find(pair: Pair, local: Mapping[str, Variable], ordered: Sequence[str]) -> Variable | None:
     """The variable of a pair: by its original name, else by an alias that finds exactly one."""
+    return next((local[found[0]] for found in _all(pair, local, ordered) if len(found) == 1), None)
+
+
+def alternatives(
+    pair: Pair, local: Mapping[str, Variable], ordered: Sequence[str]
+) -> dict[int, Variable]:
+    """Every variable that a pair's names find, by the name's place among them."""
+    every = enumerate(_all(pair, local, ordered))
+    return {place: local[found[0]] for place, found in every if len(found) == 1}
+
+
+def _all(pair: Pair, local: Mapping[str, Variable], ordered: Sequence[str]) -> Iterator[list[str]]:
     for name in pair.names:
-        matches = [name] if name in local else list(matching(name, ordered))
-        if len(matches) == 1:
-            return local[matches[0]]
-    return None
+        yield [name] if name in local else list(matching(name, ordered))
 
 
 def matching(alias: str, ordered: Sequence[str]) -> Iterator[str]:

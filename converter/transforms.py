@@ -3,7 +3,9 @@
 An op returns a view and moves no data, so writing the view is the only copy.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -21,6 +23,27 @@ class Transform(Struct, frozen=True):
     inverse: str  # the op that undoes it
     shape: Callable[[tuple[int, ...]], tuple[int, ...]]
     ranks: range  # the numbers of dimensions that it takes
+
+
+def merge(shape: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:
+    """A shape with some dimensions taken as one.
+
+    Args:
+        shape: the dimensions.
+        counts: how many of them each dimension of the result is made of.
+    """
+    left = iter(shape)
+    return tuple(math.prod(islice(left, count)) for count in counts)
+
+
+def to_tensorflow(tensor: "Array", op: str) -> "Array":
+    """A tensor as the variable that it comes from; dimensions that were merged stay so."""
+    return TRANSFORMS[TRANSFORMS[op].inverse].apply(tensor)
+
+
+def merged_shape(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a variable before its op, with merged dimensions as one, from the tensor's."""
+    return TRANSFORMS[TRANSFORMS[op].inverse].shape(shape)
 
 
 TRANSFORMS = {

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from .checkpoint.variable import Variable
 from .layout import PROVENANCE
-from .mapping import HEADLESS, LONGEST_NAME, Architecture, MappingFile, Pair, wildcard
+from .mapping import HEADLESS, LONGEST_NAME, Architecture, MappingFile, Pair, dropper, wildcard
 from .options import Options
 from .scope import BY_CALLER, Dropped, Found, Taken, matching
 from .text import MOST, counted, cut, joined, nearest
@@ -79,6 +79,7 @@ def skip_others(
     architecture: Architecture,
     loops: Mapping[str, int],
     recorded: Mapping[str, str],
+    replaced: Mapping[str, str],
 ) -> Skipped:
     """Skip what is not part of the class, or say why it may not be skipped.
 
@@ -95,6 +96,7 @@ def skip_others(
         loops: the sizes that names tell.
         recorded: variables that an earlier conversion skipped, and why. It may have had another
             version of the mapping.
+        replaced: variables in whose place a preferred one is taken, and why.
     """
     reasons: list[str] = []
     notes: list[str] = []
@@ -107,10 +109,12 @@ def skip_others(
     for name, variable in taken.local.items():
         if variable.name in used:
             continue
-        if variable.name in elsewhere:
+        if variable.name in replaced:
+            skipped.append(Dropped(variable.name, replaced[variable.name]))
+        elif variable.name in elsewhere:
             reason = f"{elsewhere[variable.name]}: not part of {architecture.name}"
             skipped.append(Dropped(variable.name, reason))
-        elif name in taken.beyond and options.scope is not None:
+        elif variable.name in taken.beyond and options.scope is not None:
             skipped.append(Dropped(variable.name, f"outside the scope {taken.scope}"))
         elif is_chosen and not name.startswith(tuple(folders)):
             left.append(variable.name)
@@ -123,6 +127,11 @@ def skip_others(
         else:
             outside.append((name, variable))
     where = joined(folders)
+    refused, inside, outside = _refuse(mapping, inside, outside)
+    if refused:
+        reasons += refused
+        if mapping.headless is not None and not is_chosen:
+            reasons.append(f"--head {HEADLESS} converts what is inside of {where}")
     if left:
         reason = f"a head of its own, outside of {where}: not part of {architecture.name}"
         skipped += [Dropped(name, reason) for name in left]
@@ -157,6 +166,20 @@ def skip_others(
         )
     skipped += [Dropped(name, recorded[name]) for name in by_record]
     return Skipped(skipped, reasons, notes, _recorded_doubts(mapping, by_record, recorded))
+
+
+def _refuse(
+    mapping: MappingFile, inside: _Unknown, outside: _Unknown
+) -> tuple[list[str], _Unknown, _Unknown]:
+    """The reasons of variables that the mapping refuses by name, and those that it does not."""
+    why_refused = dropper(mapping.refuse)
+    found: dict[str, list[str]] = {}
+    for name, variable in (*inside, *outside):
+        if (reason := why_refused(name)) is not None:
+            found.setdefault(reason, []).append(variable.name)
+    reasons = [f"{_folded(names)}: {reason}" for reason, names in found.items()]
+    rest = [[item for item in some if why_refused(item[0]) is None] for some in (inside, outside)]
+    return reasons, rest[0], rest[1]
 
 
 def _recorded_doubts(
@@ -216,9 +239,7 @@ def doubts(mapping: MappingFile, taken: Taken, pairs: Found) -> list[str]:
     names = [
         drop.variable
         for drop in taken.dropped
-        if drop.reason == BY_CALLER
-        and drop.variable.startswith(starts)
-        and drop.variable not in known
+        if drop.reason == BY_CALLER and drop.name.startswith(starts) and drop.name not in known
     ]
     if not names:
         return []
@@ -256,7 +277,7 @@ def _remedy_outside(unknown: _Unknown, taken: Taken, offers: Sequence[str]) -> s
     patterns = []
     for name, variable in unknown:
         folder, slash, _ = name.partition("/")
-        start = "" if name in taken.beyond else taken.scope
+        start = "" if variable.name in taken.beyond else taken.scope
         patterns.append(f"{start}{folder}/**/*" if slash else variable.name)
     drop = f"{_drop_options(patterns)} or a [[drop]] in a copy of the mapping skips it"
     return ". ".join([*offers, drop])

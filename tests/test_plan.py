@@ -1464,14 +1464,18 @@ class TestPlansOfManySizes:
             make_plan(variables, BERT)
 
 
+def named(*names: str) -> list[Variable]:
+    return [Variable(name, "float32", (2, 2), 16) for name in names]
+
+
 class TestFits:
     @pytest.mark.parametrize("name", [WORDS, f"teacher/{WORDS}", f"a/b/{WORDS}"])
     def test_a_checkpoint_that_holds_the_detecting_variable_in_any_scope(self, name: str) -> None:
-        assert fits(["x", name], BERT)
+        assert fits(named("x", name), BERT)
 
     @pytest.mark.parametrize("name", ["", f"{WORDS}/adam_m", f"x{WORDS}", "word_embeddings"])
     def test_no_other_checkpoint(self, name: str) -> None:
-        assert not fits(["x", name], BERT)
+        assert not fits(named("x", name), BERT)
 
 
 class TestCheckpointsThatTensorFlowWrote:

@@ -44,19 +44,24 @@ PLAIN_WORDS = {
     "auto",
     "bert",  # the project is called bertconvert
     "bias",
+    "chunk",
     "classifier",
     "cls",  # a method's class
     "decoder",
     "dense",
     "embeddings",
     "encoder",
+    "group",
+    "input",
     "intermediate",
     "key",
     "layer",
+    "logits",
     "output",
     "predictions",
     "self",
     "squad",
+    "task",
     "transform",
     "value",
     "weight",
@@ -71,7 +76,7 @@ ELSEWHERE = {
 
 # The layers, lowest first. A module imports from its own layer and those below it.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "choices", "layout", "fold", "interrupts", "text", "transforms"),
+    ("errors", "choices", "layout", "fold", "interrupts", "text", "transforms", "expressions"),
     ("options",),
     ("storage",),
     ("checkpoint",),

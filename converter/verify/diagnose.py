@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..prepare import Prepared
-from ..transforms import TRANSFORMS
+from ..transforms import TRANSFORMS, to_tensorflow
 from . import torch_model
 from .model_folder import ModelFolder
 from .outputs import Sides, as_tensors, cast, largest
@@ -113,7 +113,7 @@ class _Digests:
     def __init__(self, prepared: Prepared, matches: list[Match]) -> None:
         self._found: dict[bytes, list[tuple[str, str]]] = {}
         for match in matches:
-            array = cast(prepared.checkpoint[match.variable], match.dtype)
+            array = cast(prepared.checkpoint[match.variable].reshape(match.merged), match.dtype)
             for op, transform in TRANSFORMS.items():
                 if array.ndim in transform.ranks:
                     key = _digest(transform.apply(array))
@@ -144,7 +144,7 @@ def _recognize(
     import numpy as np
 
     tensor = folder.tensors[match.tensor]
-    source = prepared.checkpoint[match.variable]
+    source = prepared.checkpoint[match.variable].reshape(match.merged)
     variable = cast(source, match.dtype)
     if not np.any(tensor) and np.any(variable):
         return "zeroed", "all zeros"
@@ -158,7 +158,7 @@ def _recognize(
     if candidates:
         kind, text = _confused(match.name, [candidates[0][0]], swaps)
         return kind, f"{text}, and was not transposed"
-    back = TRANSFORMS[TRANSFORMS[match.op].inverse].apply(tensor)
+    back = to_tensorflow(tensor, match.op)
     if tensor.size > 1 and np.all(tensor == tensor.flat[0]):
         return "constant", f"every number is {float(tensor.flat[0]):g}"
     if back.shape != variable.shape:
@@ -315,7 +315,10 @@ def _of_the_folder(folder: ModelFolder, sides: Sides, matches: list[Match]) -> d
     for match in matches:
         if not match.same:
             tensor = folder.tensors[match.tensor]
-            changed[match.name] = TRANSFORMS[TRANSFORMS[match.op].inverse].apply(tensor)
+            back = to_tensorflow(tensor, match.op)
+            like = sides.variables[match.name]
+            same_size = back.shape == match.merged
+            changed[match.name] = back.reshape(like.shape) if same_size else back
     return changed
 
 

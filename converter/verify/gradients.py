@@ -55,7 +55,7 @@ def prove_gradients(
         one = original.get(match.name)
         other = found.get(match.tensor, found.get(match.tensor.removeprefix(strip)))
         if one is not None:
-            one = TRANSFORMS[match.op].apply(one)
+            one = TRANSFORMS[match.op].apply(one.reshape(match.merged))
         if one is not None or other is not None:
             gradients.append(_gradient(match, one, other, largest_of_all))
     same_loss = abs(ours - theirs) <= SAME_GRADIENT * abs(theirs)

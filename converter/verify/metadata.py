@@ -95,8 +95,9 @@ def _sizes(prepared: Prepared, folder: ModelFolder) -> list[str]:
 def _is_told(prepared: Prepared, symbol: str) -> bool:
     """Whether the source's config or the caller tells a size that no variable does."""
     key = prepared.mapping.size_key(symbol)
-    by_caller = symbol == prepared.mapping.roles.heads and prepared.options.num_heads is not None
-    return by_caller or (prepared.config or {}).get(key) is not None
+    roles, options = prepared.mapping.roles, prepared.options
+    by_caller = {roles.heads: options.num_heads, roles.layers: options.num_layers}.get(symbol)
+    return by_caller is not None or (prepared.config or {}).get(key) is not None
 
 
 def _values(prepared: Prepared, folder: ModelFolder) -> list[str]:

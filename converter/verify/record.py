@@ -128,6 +128,7 @@ def _recorded(
         for symbol, rule in mapping.sizes.items()
         if isinstance(rule, SizeRule)
         and (symbol != mapping.roles.heads or options.num_heads is None)
+        and (symbol != mapping.roles.layers or options.num_layers is None)
     ]
     keys += [*mapping.defaults, *(["problem_type"] if options.problem_type is None else [])]
     agreed = {

@@ -46,6 +46,7 @@ class Match(Struct, frozen=True):
     group: str
     op: str  # what the mapping does to the variable
     shape: tuple[int, ...]  # as PyTorch holds it
+    merged: tuple[int, ...]  # as TensorFlow holds it, with dimensions that the op takes as one
     dtype: str  # of the tensor
     cast: bool  # whether the variable has another dtype, so that the tensor must be its cast
     same: bool  # bit for bit

@@ -11,7 +11,7 @@ from ..plan import FLOATS, Entry
 from ..prepare import Prepared
 from ..storage.files import Progress
 from ..text import joined
-from ..transforms import TRANSFORMS
+from ..transforms import merged_shape, to_tensorflow
 from .model_folder import ModelFolder
 from .verdict import Check, Match
 
@@ -77,7 +77,7 @@ def same_bits(tensor: "Array", variable: "Array", op: str) -> bool:
     """
     import numpy as np
 
-    back = TRANSFORMS[TRANSFORMS[op].inverse].apply(tensor)
+    back = to_tensorflow(tensor, op)
     if back.shape != variable.shape:
         return False
     if back.dtype != variable.dtype:
@@ -102,6 +102,7 @@ def _matches(
         if name not in tensors:
             continue
         tensor, variable = tensors[name], prepared.checkpoint[entry.variable]
+        variable = variable.reshape(merged_shape(entry.op, entry.shape))
         yield Match(
             tensor=name,
             variable=entry.variable,
@@ -109,6 +110,7 @@ def _matches(
             group=entry.group,
             op=entry.op,
             shape=tensor.shape,
+            merged=variable.shape,
             dtype=str(tensor.dtype),
             cast=tensor.dtype != variable.dtype,
             same=str(tensor.dtype) in FLOATS and same_bits(tensor, variable, entry.op),
@@ -140,9 +142,13 @@ def _complete(
     prepared: Prepared, file: str, names: Mapping[str, Entry], tensors: "Tensors"
 ) -> Check:
     ties = {tie.pt for tie in prepared.mapping.tie}
-    missing = [name for name in names if name not in tensors]
-    unknown = [name for name in tensors if name not in names and name not in ties]
+    empty = prepared.plan.empty
+    missing = [name for name in (*names, *empty) if name not in tensors]
+    unknown = [n for n in tensors if n not in names and n not in ties and n not in empty]
+    full = [n for n, shape in empty.items() if n in tensors and tensors[n].shape != shape]
     parts = []
+    if full:
+        parts.append(f"not empty, as these sizes want it: {joined(full, _MOST_SHOWN)}")
     if missing:
         parts.append(f"missing: {joined(missing, _MOST_SHOWN)}")
     if unknown:

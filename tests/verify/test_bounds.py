@@ -17,7 +17,7 @@ from bertconvert.converter.verify.outputs import Errors, judged, largest, produc
 from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.verdict import Match, Output, relative, ulp
 
-MATCH = Match("t", "v", "v", "encoder", "identity", (2,), "float32", False, True, 0)
+MATCH = Match("t", "v", "v", "encoder", "identity", (2,), (2,), "float32", False, True, 0)
 SPECIAL: dict[Role, int] = {"unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
 
 
