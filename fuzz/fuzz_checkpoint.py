@@ -25,6 +25,7 @@ sys.path.insert(0, os.fspath(Path(__file__).parent.parent))
 with atheris.instrument_imports(include=["bertconvert.converter"]):
     from bertconvert import CheckpointError, open_checkpoint
     from bertconvert.converter.checkpoint import slices, sstable, v1  # noqa: F401 (imported late)
+    from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
     from tests.checkpoint import table_writer as write
 
 TEXTS = write.strings([b"", b"abc"])
@@ -78,13 +79,18 @@ def v1_entries(folder: Path, data: bytes) -> None:
 
 
 def graph(folder: Path, data: bytes) -> None:
-    """The object graph of TF2, a string in a shard, which is read when a checkpoint is opened."""
-    content = write.strings([data])
-    name = "_CHECKPOINTABLE_OBJECT_GRAPH"
-    place = {name: write.entry(write.STRING, (), len(content.data), crc=content.crc)}
-    write.write_index(folder / "m", {**place, "a": write.entry(write.INT32, (1,), 4)})
+    """A key and the object graph of TF2, a string in a shard; both are read when it is opened."""
+    key, _, text = data.partition(b"\n")
+    content = write.strings([text])
+    variables: dict[str | bytes, bytes] = {key or b"a": write.entry(write.INT32, (1,), 4)}
+    place = write.entry(write.STRING, (), len(content.data), crc=content.crc)
+    write.write_index(folder / "m", variables | {OBJECT_GRAPH: place})
     write.shard_path(folder / "m").write_bytes(content.data)
     read_all(folder / "m")
+    with suppress(CheckpointError):
+        for variable in open_checkpoint(folder / "m").variables.values():
+            # No name is made of nothing: each is in the graph or in the key, escaped.
+            assert len(variable.full_name) <= 4 * max(len(text), len(variable.name))
 
 
 def archived(folder: Path, data: bytes) -> None:
@@ -163,8 +169,8 @@ def seeds_by_kind() -> list[tuple[Callable[[Path, bytes], None], bytes]]:
     old = write.v1_pairs(SEED_VARIABLES)
     found += [(v1_table, write.table(old, compression=kind)) for kind in (write.NONE, write.SNAPPY)]
     found += [(v1_entries, write.block(old)[:-8])]
-    named = write.field(2, write.field(1, b"VALUE") + write.field(2, b"x") + write.field(3, b"a"))
-    found += [(graph, write.field(1, named) * 2)]
+    keys = (b"a", b"l/b.Sc..d:0/.ATTRIBUTES/VARIABLE_VALUE", b"o/.OPTIMIZER_SLOT/m/.ATTRIBUTES/V")
+    found += [(graph, key + b"\n" + object_graph(key)) for key in keys]
     with tempfile.TemporaryDirectory() as scratch:
         prefix = write.write_bundle(Path(scratch) / "m", {"a": write.floats(1, 2)})
         for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -182,6 +188,16 @@ def seeds_by_kind() -> list[tuple[Callable[[Path, bytes], None], bytes]]:
     found += [(state, b'model_checkpoint_path: "C:\\\\tmp\\\\gr\\303\\266\\"\n')]
     found += [(typed, b"m.ckpt-1 (1).index\nm.ckpt-1"), (typed, b"m.index\nm.ckpt-1.meta")]
     return found
+
+
+def object_graph(key: bytes) -> bytes:
+    """Two nodes that are children of each other, of which one has a variable and its slot."""
+    child = write.field(1, write.field(1, 1) + write.field(2, b"next"))
+    back = write.field(1, write.field(2, b"before"))
+    saved = write.field(1, b"VARIABLE_VALUE") + write.field(2, b"dense/kernel:0")
+    slot = write.field(3, write.field(1, 1) + write.field(2, b"m") + write.field(3, 1))
+    node = write.field(2, saved + write.field(3, key)) + back
+    return write.field(1, child + slot) + write.field(1, node)
 
 
 SEED_VARIABLES = [
