@@ -32,6 +32,9 @@ _THREADS = 2  # one reads and transforms while the other writes; a third gains n
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
 # A larger write makes Linux search for larger pages, which takes up to four times as long.
 _WRITE_BYTES = 1 << 17
+# A larger tensor is transposed in bands of its rows. Each band reads the variable once more, which is
+# in the page cache then; a tensor of ALBERT-xxlarge has 268 MB.
+_BAND_BYTES = 1 << 25
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
 
@@ -188,23 +191,28 @@ def _copy(
             write(piece, place)
             place += len(piece)
         return
-    # The tensor is filled through a view with TensorFlow's layout.
-    whole = scratch.tensor(entry.nbytes)
-    tensor = whole.view(dtype).reshape(entry.shape)
-    view = to_tensorflow(tensor, entry.op)
-    row = 0
-    for piece in checkpoint.stream(entry.variable, scratch.piece(variable.nbytes // view.shape[0])):
-        rows = np.frombuffer(piece, source_dtype).reshape(-1, *view.shape[1:])
-        target = view[row : row + len(rows)]
-        for column in range(0, rows.shape[-1], _TILE):
-            # If rows are a power of two apart, their starts compete for the same few cache lines.
-            # The rows of a tile are a little longer.
-            part = rows[..., column : column + _TILE]
-            tile = scratch.tile(dtype)[: len(part), : part.shape[-1]]
-            _cast(part, tile, entry)
-            np.copyto(target[..., column : column + _TILE], tile)
-        row += len(rows)
-    write(whole.data, place)
+    width = (
+        entry.nbytes // entry.shape[0]
+    )  # of a row of the tensor, which is a column of the variable
+    band = max(_BAND_BYTES // width, 1)
+    for first in range(0, entry.shape[0], band):
+        last = min(first + band, entry.shape[0])
+        whole = scratch.tensor((last - first) * width)
+        # The band is filled through a view with TensorFlow's layout.
+        view = to_tensorflow(whole.view(dtype).reshape(last - first, -1), entry.op)
+        row = 0
+        for piece in checkpoint.stream(entry.variable, scratch.piece(variable.nbytes // len(view))):
+            rows = np.frombuffer(piece, source_dtype).reshape(-1, entry.shape[0])
+            for column in range(first, last, _TILE):
+                # If rows are a power of two apart, their starts compete for the same few cache
+                # lines. The rows of a tile are a little longer.
+                part = rows[:, column : min(column + _TILE, last)]
+                tile = scratch.tile(dtype)[: len(part), : part.shape[1]]
+                _cast(part, tile, entry)
+                start = column - first
+                np.copyto(view[row : row + len(rows), start : start + part.shape[1]], tile)
+            row += len(rows)
+        write(whole.data, place + first * width)
 
 
 def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:

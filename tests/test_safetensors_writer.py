@@ -209,6 +209,33 @@ class TestTensors:
         tensors = write(arrays, op="transpose")
         assert [n for n, array in arrays.items() if not same_bits(tensors[n], array.T)] == []
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("band", [1, 5000, 70_000])
+    def test_have_every_bit_where_they_are_transposed_in_bands(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch, dtype: str, band: int
+    ) -> None:
+        monkeypatch.setattr(safetensors_writer, "_BAND_BYTES", band)
+        arrays = {str(shape): any_bits(shape, dtype) for shape in [(3, 5), (300, 700), (700, 300)]}
+        tensors = write(arrays, op="transpose")
+        assert [n for n, array in arrays.items() if not same_bits(tensors[n], array.T)] == []
+
+    def test_of_any_size_are_transposed_in_the_same_memory(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(safetensors_writer, "_BAND_BYTES", 1 << 20)
+        array = np.ones((2048, 4096), np.float32)  # of 32 MiB
+        checkpoint, peaks = Memory({"x": array}), []
+
+        def progress(*_: object) -> None:
+            peaks.append(tracemalloc.get_traced_memory()[1])
+
+        tracemalloc.start()
+        try:
+            write({"x": array}, op="transpose", checkpoint=checkpoint, progress=progress)
+        finally:
+            tracemalloc.stop()
+        assert max(peaks) < 8 << 20
+
     @pytest.mark.parametrize("op", ["identity", "transpose"])
     def test_are_never_all_in_memory(self, write: Write, op: str) -> None:
         variable = np.ones((512, 1024), np.float32)  # of 2 MiB
