@@ -163,13 +163,14 @@ class TestTheBuiltInMappings:
     @pytest.mark.parametrize("name", BUILTIN)
     def test_have_no_alias_that_finds_another_rules_variable(self, name: str) -> None:
         mapping = BUILTIN[name]
-        groups = [group.name for group in mapping.group if not group.instead]
-        pairs = mapping.expand(dict.fromkeys(mapping.sizes, 12), groups)
-        for pair in pairs:
-            for alias in pair.names[1:]:
-                others = [p.names[0] for p in pairs if p is not pair]
-                taken = [name for name in others if wildcard(alias).fullmatch(name)]
-                assert taken == []
+        sizes = dict.fromkeys(mapping.sizes, 12)
+        for architecture in mapping.architecture:  # those of others may have the same names
+            pairs = mapping.expand(sizes, [*architecture.groups, *architecture.optional])
+            for pair in pairs:
+                for alias in pair.names[1:]:
+                    others = [p.names[0] for p in pairs if p is not pair]
+                    taken = [name for name in others if wildcard(alias).fullmatch(name)]
+                    assert taken == []
 
     @pytest.mark.parametrize("name", BUILTIN)
     @given(layers=st.integers(1, 30), scope=st.sampled_from(["", "teacher/", "a/b/", "Adam/"]))

@@ -31,7 +31,7 @@ _LAYER = Layer(
 )
 _POOLER = "bert/next_sentence/pooler_dense"
 _LOGITS = ("predictions/transform/logits/kernel", "predictions/transform/logits/bias")
-# In the order of the forward pass. Three kinds of head have the same names.
+# In the order of the forward pass. Two kinds of head have the same names.
 _HEADS: dict[str, Head] = {
     "pooler": Pooler(_POOLER),
     "mlm": MaskedLM(
@@ -47,9 +47,8 @@ _HEADS: dict[str, Head] = {
         label="next_sentence_label",
     ),
     "classifier": Sequence("sentence_prediction/logits/kernel", "sentence_prediction/logits/bias"),
-    "squad": Span(*_LOGITS),
-    "token": Tokens(*_LOGITS),
-    "old nsp": Pair(*_LOGITS, gives=("nsp_logits",)),
+    "span": Span(*_LOGITS),
+    "tokens": Tokens(*_LOGITS),
 }
 
 OUTPUTS = bert.OUTPUTS
