@@ -18,6 +18,7 @@ class _Other(Struct, frozen=True, forbid_unknown_fields=True):
     why: str
     has: list[str]
     lacks: list[str] = []
+    instead: str = ""  # what a person can do
 
 
 class _Others(Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +26,10 @@ class _Others(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def other_model(variables: Mapping[str, Variable]) -> str:
-    """What the variables are, by their names: a sentence without its subject; "" if unknown."""
+    """What the variables are, by their names, and what to do; "" if unknown.
+
+    The first of the two sentences lacks its subject.
+    """
     names = {
         name: variable.name
         for key, variable in variables.items()
@@ -37,7 +41,8 @@ def other_model(variables: Mapping[str, Variable]) -> str:
         found = _first(other.has, names)
         if found and not _first(other.lacks, names):
             evidence = "" if other.lacks else f" (it has {cut(found)})"
-            return f"is {other.name}{evidence}: {other.why}"
+            remedy = other.instead or "`bertconvert mappings` lists what bertconvert converts"
+            return f"is {other.name}{evidence}: {other.why}. {remedy}"
     return ""
 
 

@@ -278,10 +278,7 @@ def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: O
     found = other_model(telling_names(checkpoint.variables, mapping, options))
     if not found:
         return ""
-    return (
-        f"{checkpoint.name} {found}. bertconvert does not convert it; `bertconvert mappings` lists"
-        " what it converts"
-    )
+    return f"{checkpoint.name} {found}"
 
 
 def _other_mapping(checkpoint: Checkpoint, mapping: MappingFile) -> str:

@@ -32,8 +32,8 @@ _THREADS = 2  # one reads and transforms while the other writes; a third gains n
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
 # A larger write makes Linux search for larger pages, which takes up to four times as long.
 _WRITE_BYTES = 1 << 17
-# A larger tensor is transposed in bands of its rows. Each band reads the variable once more, which is
-# in the page cache then; a tensor of ALBERT-xxlarge has 268 MB.
+# A larger tensor is transposed in bands of its rows. Each band reads the variable once more, which
+# is in the page cache then. The largest of the published models has 268 MB.
 _BAND_BYTES = 1 << 25
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
