@@ -289,6 +289,7 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
     title: str = ""
     include: list[str] = []
     tokenizer: str = ""
+    lower_case: str | list[str] = []  # patterns of a bool variable that says whether text is
     reference: str = ""
     files: Files = field(default_factory=Files)
     sizes: dict[str, str | SizeRule] = {}
@@ -622,6 +623,7 @@ def _top_problems(mapping: MappingFile) -> Iterator[str]:
         yield from (f"spelling.{part}: {problem}" for problem in pattern_problems(other))
     places = {f"drop[{d}]": drop.tf for d, drop in enumerate(mapping.drop)}
     places |= {f"refuse[{r}]": refusal.tf for r, refusal in enumerate(mapping.refuse)}
+    places["lower_case"] = mapping.lower_case
     for place, patterns in places.items():
         for pattern in _list(patterns):
             yield from (f"{place}: {problem}" for problem in pattern_problems(pattern))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .mapping import MappingFile, builtin_mappings, read_header, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
 from .plan import NOT_RECORDED, Plan, Recorded, make_plan
-from .scope import detected, fits, telling_names
+from .scope import casing_variables, detected, fits, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import joined
@@ -94,6 +95,8 @@ def prepare(
             other = other or _other_model(checkpoint, mapping, options)
         if other:
             raise PlanError(other) from error
+        if checkpoint.unnamed and isinstance(error, PlanError):
+            raise PlanError(*error.reasons, checkpoint.unnamed) from error
         raise
 
 
@@ -128,14 +131,16 @@ def _prepare(
             base_name(file),
         )
         sources.append(source_file("vocabulary", file))
-        if options.lower_case is None:
-            place = parse_location(checkpoint.name).absolute()
-            casing = tokenizer.infer_casing(vocabulary, str(place))
-            do_lower_case = casing.do_lower_case
+        inferred, reason = infer_casing(checkpoint, mapping, files.tokenizer, vocabulary)
+        do_lower_case = inferred if options.lower_case is None else options.lower_case
+        if do_lower_case is not inferred:
+            variables, said = _said_casing(checkpoint, mapping)
+            reason = f"the caller says so, though {variables} does not" if said else ""
+        elif options.lower_case is not None:
+            reason = ""
+        if reason:
             verb = "lower-cases" if do_lower_case else "does not lower-case"
-            notes.append(f"the tokenizer {verb} text: {casing.reason}")
-        else:
-            do_lower_case = options.lower_case
+            notes.append(f"the tokenizer {verb} text: {reason}")
         special_tokens = tokenizer.special_tokens(vocabulary)
         if missing := [token.text for token in special_tokens.values() if token.row is None]:
             notes.append(f"the vocabulary lacks {', '.join(missing)}")
@@ -187,6 +192,47 @@ def _prepare(
         sources=sources,
         notes=[*plan.notes, *notes],
     )
+
+
+def infer_casing(
+    checkpoint: Checkpoint, mapping: MappingFile, tokenizer: str, tokens: Sequence[str]
+) -> tuple[bool, str]:
+    """Whether text is lower-cased, and why: a variable says it, else the vocabulary tells.
+
+    Args:
+        checkpoint: its variable that says it is read, which has one byte.
+        mapping: the rules, which name the variable.
+        tokenizer: the vocabulary's kind.
+        tokens: the vocabulary.
+
+    Raises:
+        CheckpointError: the variable is damaged.
+    """
+    place = str(parse_location(checkpoint.name).absolute())
+    casing = load_tokenizer(tokenizer).infer_casing(tokens, place)
+    told, why = casing.do_lower_case, casing.reason
+    variables, said = _said_casing(checkpoint, mapping)
+    if len(said) == 1:
+        but = "" if told in said else f", though {why}"
+        return said.pop(), f"{variables} says so{but}"
+    if variables:
+        problem = "contradict each other" if said else "can't be read without the data"
+        why += f"; the variables that say it, {variables}, {problem}"
+    return told, why
+
+
+def _said_casing(checkpoint: Checkpoint, mapping: MappingFile) -> tuple[str, set[bool]]:
+    """The variables that say whether text is lower-cased, and what they say; nothing without data.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    said = [v.name for v in casing_variables(checkpoint.variables.values(), mapping)]
+    try:
+        checkpoint.spans(said)
+    except CheckpointError:  # a data file is missing
+        return joined(said), set()
+    return joined(said), {bool(checkpoint[name]) for name in said}
 
 
 def _labels(
@@ -326,6 +372,8 @@ def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFil
     variables = checkpoint.variables.values()
     fitting = {path: mapping for path, mapping in every.items() if fits(variables, mapping)}
     if not fitting:
+        if checkpoint.unnamed:
+            raise MappingError(f"{checkpoint.name} fits no mapping: {checkpoint.unnamed}")
         if other := _other_model(checkpoint, None, options):
             raise MappingError(other)
         some = ", ".join(list(checkpoint)[:5])

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from .checkpoint.variable import Variable
 from .errors import PlanError
-from .mapping import Drop, Header, MappingFile, Pair, dropper, wildcard
+from .mapping import LONGEST_NAME, Drop, Header, MappingFile, Pair, dropper, wildcard
 from .options import Options
 from .text import joined, listed, nearest
 
@@ -17,6 +17,8 @@ Found = list[tuple[Pair, Variable | None]]
 
 BY_CALLER = "by the caller"
 """The reason why a variable is skipped that fits a pattern of the option `drop`."""
+
+_CASING = "says whether text is lower-cased"
 
 
 class Dropped(Struct, frozen=True):
@@ -54,6 +56,19 @@ def _named(variables: Iterable[Variable], mapping: Header) -> Iterator[tuple[str
     """Variables by the names that the mapping's rules are made for."""
     for variable in variables:
         yield (name_of(variable) if mapping.names == "full" else variable.name), variable
+
+
+def casing_variables(variables: Iterable[Variable], mapping: MappingFile) -> list[Variable]:
+    """The variables whose one byte says whether text is lower-cased."""
+    given = [mapping.lower_case] if isinstance(mapping.lower_case, str) else mapping.lower_case
+    patterns = [wildcard(pattern) for pattern in given]
+    return [
+        variable
+        for variable in variables
+        if (variable.tf_dtype, variable.shape) == ("bool", ())
+        and len(variable.name) <= LONGEST_NAME
+        and any(pattern.fullmatch(variable.name) for pattern in patterns)
+    ]
 
 
 def telling_names(
@@ -120,8 +135,9 @@ def take_scope(variables: Mapping[str, Variable], mapping: MappingFile, options:
     dropped = []
     kept: dict[str, Variable] = {}
     why_dropped = dropper([*mapping.drop, Drop([*options.drop], BY_CALLER)])
+    casing = {variable.name for variable in casing_variables(variables.values(), mapping)}
     for name, variable in _named(variables.values(), mapping):
-        reason = why_dropped(variable.name)
+        reason = _CASING if variable.name in casing else why_dropped(variable.name)
         if reason is None and name != variable.name:
             reason = why_dropped(name)
         if reason is not None:

@@ -274,11 +274,15 @@ def _folded(names: Iterable[str]) -> str:
 
 def _remedy_outside(unknown: _Unknown, taken: Taken, offers: Sequence[str]) -> str:
     """What to do about unknown variables that are a head of some kind."""
+    spared = {v.name for v in taken.local.values()} - {v.name for _, v in unknown}
     patterns = []
     for name, variable in unknown:
         folder, slash, _ = name.partition("/")
         start = "" if variable.name in taken.beyond else taken.scope
-        patterns.append(f"{start}{folder}/**/*" if slash else variable.name)
+        pattern = f"{start}{folder}/**/*" if slash else variable.name
+        # A key of TF2 may begin as those of the model do.
+        fits = any(map(wildcard(pattern).fullmatch, spared))
+        patterns.append(variable.name if fits else pattern)
     drop = f"{_drop_options(patterns)} or a [[drop]] in a copy of the mapping skips it"
     return ". ".join([*offers, drop])
 

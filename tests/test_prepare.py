@@ -9,6 +9,7 @@ import pytest
 import bertconvert
 from bertconvert import CheckpointError, MappingError, PlanError, convert, prepare
 from bertconvert.converter import mapping as mapping_module
+from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
 from bertconvert.converter.mapping import load_mapping
 from bertconvert.converter.prepare import Prepared
 
@@ -392,3 +393,133 @@ def test_refuses_unknown_options_before_it_does_anything(fixtures: Path, tmp_pat
 def test_every_public_name_exists() -> None:
     assert [name for name in bertconvert.__all__ if not hasattr(bertconvert, name)] == []
     assert set(bertconvert.__all__) == set(dir(bertconvert))
+
+
+class TestAVariableThatSaysTheCasing:
+    """That of a TF-Hub module, in a model around a hub.KerasLayer, whose keys have the names."""
+
+    @staticmethod
+    def wrapped(fixtures: Path, folder: Path, *said: tuple[str, bytes], dtype: int = 10) -> Path:
+        """The module of the fixture, as such a layer saves it; `said` are variables of one byte."""
+        content = table_writer.strings([b""])
+        graph = table_writer.entry(table_writer.STRING, (), len(content.data), crc=content.crc)
+        entries: dict[str | bytes, bytes] = {OBJECT_GRAPH: graph}
+        data = bytearray(content.data)
+
+        def add(name: str, number: int, shape: tuple[int, ...], value: bytes) -> None:
+            key = f"layer/{name.replace('/', '.S')}:0/.ATTRIBUTES/VARIABLE_VALUE"
+            crc = table_writer.masked(value)
+            entries[key] = table_writer.entry(number, shape, len(value), len(data), crc)
+            data.extend(value)
+
+        for name, value in said:
+            add(name, dtype, (len(value),) if len(value) > 1 else (), value)
+        with bertconvert.open_checkpoint(fixtures / "tf2-hub") as module:
+            for variable in module.variables.values():
+                if variable.tf_dtype == "float32":
+                    array = module[variable.name]
+                    add(variable.full_name, table_writer.FLOAT32, array.shape, array.tobytes())
+        prefix = folder / "variables" / "variables"
+        table_writer.write_index(prefix, entries)
+        table_writer.shard_path(prefix).write_bytes(data)
+        shutil.copytree(fixtures / "tf2-hub" / "assets", folder / "assets")
+        return folder
+
+    @pytest.mark.parametrize("lowers", [True, False])
+    def test_is_believed_whatever_the_vocabulary_tells(
+        self, fixtures: Path, tmp_path: Path, lowers: bool
+    ) -> None:
+        prepared = prepare(self.wrapped(fixtures, tmp_path, ("Variable", bytes([lowers]))))
+        assert prepared.do_lower_case is lowers
+        (note,) = [note for note in prepared.notes if "layer/Variable:0" in note]
+        assert ("though no token has capitals" in note) is not lowers
+        (drop,) = [drop for drop in prepared.plan.dropped if "Variable:0" in drop.variable]
+        assert "lower-cased" in drop.reason
+
+    def test_is_that_of_a_module_itself(self, fixtures: Path) -> None:
+        prepared = prepare(fixtures / "tf2-hub")
+        with bertconvert.open_checkpoint(fixtures / "tf2-hub") as checkpoint:
+            said = bool(checkpoint["do_lower_case/.ATTRIBUTES/VARIABLE_VALUE"])
+        assert prepared.do_lower_case is said is False
+        assert any("do_lower_case/" in note for note in prepared.notes)
+
+    def test_is_overruled_by_the_caller_with_a_note(self, fixtures: Path, tmp_path: Path) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", b"\1"))
+        prepared = prepare(folder, lower_case=False)
+        assert prepared.do_lower_case is False
+        assert any("the caller" in note and "Variable:0" in note for note in prepared.notes)
+        agreeing = prepare(folder, lower_case=True)
+        assert agreeing.do_lower_case is True
+        assert not any("Variable:0" in note for note in agreeing.notes)
+
+    def test_is_not_believed_if_another_says_the_opposite(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", b"\0"), ("x/Variable", b"\1"))
+        variables = bertconvert.open_checkpoint(folder).variables
+        assert {v.full_name for v in variables.values() if v.tf_dtype == "bool"} == {
+            "Variable",
+            "x/Variable",
+        }
+        prepared = prepare(folder, mapping=str(self.mapping_that_finds_both(tmp_path)))
+        assert prepared.do_lower_case is True
+        assert any("contradict each other" in note for note in prepared.notes)
+
+    @staticmethod
+    def mapping_that_finds_both(folder: Path) -> Path:
+        text = (mapping_module.FOLDER / "bert_tf2.toml").read_text()
+        (folder / "rules.toml").write_text(text.replace('"**/Variable:0/', '"**/*Variable:0/'))
+        return folder / "rules.toml"
+
+    def test_is_the_only_one_that_is_read(self, fixtures: Path, tmp_path: Path) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", b"\0"))
+        shard = table_writer.shard_path(folder / "variables" / "variables")
+        data = shard.read_bytes()
+        shard.write_bytes(data[:6] + bytes(len(data) - 6))
+        assert prepare(folder).do_lower_case is False
+
+    def test_is_an_error_if_it_is_damaged(self, fixtures: Path, tmp_path: Path) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", b"\0"))
+        shard = table_writer.shard_path(folder / "variables" / "variables")
+        data = bytearray(shard.read_bytes())
+        data[5] = 1
+        shard.write_bytes(data)
+        with pytest.raises(CheckpointError, match="Variable:0"):
+            prepare(folder)
+
+    def test_leaves_it_to_the_vocabulary_if_its_data_is_missing(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", b"\0"))
+        table_writer.shard_path(folder / "variables" / "variables").unlink()
+        prepared = prepare(folder)
+        assert prepared.do_lower_case is True
+        assert any("Variable:0" in note and "without the data" in note for note in prepared.notes)
+
+    @pytest.mark.parametrize(("value", "dtype"), [(b"\0\1", 10), (b"\0", 4)])
+    def test_is_a_single_bool_and_nothing_else_of_the_name(
+        self, fixtures: Path, tmp_path: Path, value: bytes, dtype: int
+    ) -> None:
+        folder = self.wrapped(fixtures, tmp_path, ("Variable", value), dtype=dtype)
+        with pytest.raises(PlanError, match="Variable:0"):
+            prepare(folder)
+
+
+class TestNamesThatCantBeRead:
+    def test_are_the_reason_why_no_mapping_fits(self, fixtures: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "hub"
+        shutil.copytree(fixtures / "tf2-hub", folder)
+        table_writer.shard_path(folder / "variables" / "variables").unlink()
+        with pytest.raises(MappingError) as caught:
+            prepare(folder)
+        assert "variables.data-00000-of-00001 is missing" in str(caught.value)
+        assert "full names are unknown" in str(caught.value)
+
+    def test_are_told_with_the_reasons_of_a_plan(self, families: Path) -> None:
+        index = families / "index" / "tfhub-small_bert_L-2_H-256-finetuned-savedmodel"
+        with pytest.raises(PlanError) as caught:
+            prepare(index)
+        assert "full names are unknown" in caught.value.reasons[-1]
+        # `layer_with_weights-0/**/*` would skip the encoder, too.
+        assert not any("--drop 'layer_with_weights-0/" in r for r in caught.value.reasons)
+        assert prepare(index, head="none").plan.sizes["L"] == 2

@@ -81,7 +81,7 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         location = str(parse_location(path).absolute())
         self._arguments = location, verify_checksums, None, expected, step
         self._located = locate(path, progress, expected, step)
-        self._notes = [self._located.note] if self._located.note else []
+        self._unnamed = ""
         self._storage: Storage | None = (
             SavedTensorSlices(self._located.tables())
             if self._located.is_v1
@@ -104,8 +104,8 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             (text,) = parts[0].strings()
             names |= full_names(text, self._variables)
         except (CheckpointError, Malformed) as error:
-            self._notes.append(
-                f"the object graph can't be read, so the names in it are unknown: {error}"
+            self._unnamed = (
+                f"the object graph can't be read, so the variables' full names are unknown: {error}"
             )
         for key, name in names.items():
             self._variables[key] = replace(self._variables[key], full_name=name)
@@ -147,7 +147,12 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
     @property
     def note(self) -> str:
         """What a person should know of how it was found; usually empty."""
-        return "; ".join(self._notes)
+        return "; ".join(filter(None, [self._located.note, self._unnamed]))
+
+    @property
+    def unnamed(self) -> str:
+        """Why variables of TF2 lack the full names that their program gave them; usually empty."""
+        return self._unnamed
 
     @property
     def format(self) -> str:

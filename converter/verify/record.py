@@ -22,12 +22,10 @@ from ..mapping import MappingFile, SizeRule, builtin_mappings, same_function
 from ..opening import open_checkpoint
 from ..options import Options
 from ..plan import NOT_RECORDED, Recorded
-from ..prepare import Prepared, named_mapping, prepare, source_file
+from ..prepare import Prepared, infer_casing, named_mapping, prepare, source_file
 from ..scope import BY_CALLER
 from ..storage.files import Progress
-from ..storage.location import parse_location
 from ..text import cut, joined
-from ..tokenizers.registry import load_tokenizer
 from .model_folder import ModelFolder, Provenance
 
 _MOST_SHOWN = 5
@@ -264,13 +262,12 @@ def _by_record(prepared: Prepared, options: Options, provenance: Provenance) -> 
         )
     lowers, vocabulary = provenance.do_lower_case, prepared.vocabulary
     if options.lower_case is None and lowers is not None and vocabulary is not None:
-        place = str(parse_location(prepared.checkpoint.name).absolute())
         tokens = vocabulary[: len(vocabulary) - prepared.padding]
-        casing = load_tokenizer(prepared.tokenizer).infer_casing(tokens, place)
-        if casing.do_lower_case is not lowers:
+        told, why = infer_casing(prepared.checkpoint, prepared.mapping, prepared.tokenizer, tokens)
+        if told is not lowers:
             unproved.append(
                 f"the tokenizer {'lower-cases' if lowers else 'does not lower-case'} text as"
                 f" {PROVENANCE} records it; without --lower-case or --no-lower-case, a conversion"
-                f" takes the opposite: {casing.reason}"
+                f" takes the opposite: {why}"
             )
     return ByRecord(notes, unproved)
