@@ -705,17 +705,18 @@ def _reporting(reports: _Reports, ckpt: str, out: str, as_json: bool) -> Iterato
 @_json_option
 @_debug_option
 def inspect(ckpt: str, step: Step | None, as_json: bool) -> None:
-    """Show the variables of CKPT: names, dtypes, shapes, bytes.
+    """Show the variables of CKPT, and the mapping that converts it.
 
     \b
     bertconvert inspect uncased_L-2_H-128_A-2.zip
     bertconvert inspect CKPT --json | jq .variable
     """
     from .converter.opening import open_checkpoint
+    from .converter.prepare import recognize
 
     with Progress(as_json) as progress:
         checkpoint = open_checkpoint(ckpt, progress=progress, step=step)
-    show_checkpoint(checkpoint, as_json)
+    show_checkpoint(checkpoint, *recognize(checkpoint), as_json)
 
 
 @cli.command()

@@ -327,6 +327,20 @@ def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: O
     return f"{checkpoint.name} {found}"
 
 
+def recognize(checkpoint: Checkpoint) -> tuple[MappingFile | None, str]:
+    """The built-in mapping that converts such a checkpoint; None, and the reason, if none does."""
+    try:
+        mapping, _ = choose_mapping(checkpoint, DEFAULTS)
+    except MappingError as error:
+        return None, str(error)
+    try:
+        make_plan(checkpoint.variables, mapping)
+    except PlanError:  # which a config may mend, but nothing makes one model of another
+        if other := _other_model(checkpoint, mapping, DEFAULTS):
+            return None, other
+    return mapping, ""
+
+
 def _other_mapping(checkpoint: Checkpoint, mapping: MappingFile) -> str:
     """Which built-in mapping a checkpoint fits if it is not the one that was taken; else ""."""
     try:

@@ -160,8 +160,10 @@ def _say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
-def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
-    """Print the result of `inspect`."""
+def show_checkpoint(
+    checkpoint: "Checkpoint", mapping: "MappingFile | None", why_none: str, as_json: bool
+) -> None:
+    """Print the result of `inspect`; `why_none` says why no mapping converts the checkpoint."""
     from .fold import fold
 
     variables = list(checkpoint.variables.values())
@@ -176,6 +178,8 @@ def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
             "format": checkpoint.format,
             "data_files": checkpoint.num_shards,
             **total,
+            "mapping": mapping.name if mapping is not None else None,
+            **({"reason": why_none} if why_none else {}),
             "variable": {
                 v.name: {"dtype": v.tf_dtype, "shape": v.shape, "nbytes": v.nbytes}
                 | ({"full_name": v.full_name} if v.full_name else {})
@@ -198,12 +202,13 @@ def show_checkpoint(checkpoint: "Checkpoint", as_json: bool) -> None:
             for (name,), (dtype, shape, nbytes), count in rows
         ],
     )
+    show(f"mapping: {'none' if mapping is None else f'{mapping.name}, {mapping.about}'}")
     show(
         f"{checkpoint.name}: {checkpoint.format}, data files: {checkpoint.num_shards}\n"
         f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
         f" {size_text(total['nbytes'])}"
     )
-    _say_notes([checkpoint.note] if checkpoint.note else [])
+    _say_notes(filter(None, [why_none, checkpoint.note]))
     if any(v.name != name for name, v in named):
         say("note: variables of TF2 are shown by their full names; --json has their keys, too")
 

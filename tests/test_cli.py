@@ -22,7 +22,15 @@ from bertconvert.converter.errors import BertconvertError
 from bertconvert.converter.options import make_options
 from bertconvert.converter.terminal import Progress, size_text
 
-from .checkpoint.table_writer import FLOAT32, STRING, entry, strings, write_index
+from .checkpoint.table_writer import (
+    FLOAT32,
+    STRING,
+    entry,
+    floats,
+    strings,
+    write_bundle,
+    write_index,
+)
 from .helpers import in_terminal
 
 COMMANDS = ["tf2pt", "batch", "verify", "inspect", "explain", "mappings"]
@@ -398,6 +406,35 @@ class TestInspect:
         )
         shown = run("inspect", tmp_path / "m").stdout
         assert all(key in shown for key in keys)
+
+    @pytest.mark.parametrize(
+        ("name", "mapping"),
+        [("squad", "bert"), ("tf2-hub", "bert_tf2"), ("mobilebert", "mobilebert")],
+    )
+    def test_says_which_mapping_converts_it(self, fixtures: Path, name: str, mapping: str) -> None:
+        assert f"mapping: {mapping}, " in run("inspect", fixtures / name).stdout
+        document = json.loads(run("inspect", fixtures / name, "--json").stdout)
+        assert document["mapping"] == mapping
+        assert "reason" not in document
+
+    @pytest.mark.parametrize(
+        ("variables", "reason"),
+        [
+            (["bert/embeddings/word_embeddings"], "without position embeddings"),
+            (["h0/attn/c_attn/w"], "GPT-2"),
+            (["counter"], "no mapping fits"),
+        ],
+    )
+    def test_says_why_no_mapping_converts_it(
+        self, tmp_path: Path, variables: list[str], reason: str
+    ) -> None:
+        write_bundle(tmp_path / "m", dict.fromkeys(variables, floats(1)))
+        result = run("inspect", tmp_path / "m")
+        assert "mapping: none" in result.stdout
+        assert reason in result.stderr
+        document = json.loads(run("inspect", tmp_path / "m", "--json").stdout)
+        assert document["mapping"] is None
+        assert reason in document["reason"]
 
     def test_takes_checkpoints_that_are_no_bert(self, real: Path) -> None:
         folder = real / "tensorflow-serving-testdata"
