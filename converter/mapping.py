@@ -168,7 +168,7 @@ class Architecture(_Table, frozen=True):
     pipeline: str = ""  # the Hub's pipeline_tag
     strip: str = ""  # taken off the start of every tensor's name
     without: dict[str, str] = {}  # an optional group -> from_pretrained's argument if it is missing
-    explicit: bool = False  # only --head chooses it
+    explicit: bool = False  # only --head or the config chooses it
     problem_type: bool = False  # whether config.json's problem_type chooses its loss
 
 
@@ -291,6 +291,7 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tokenizer: str = ""
     lower_case: str | list[str] = []  # patterns of a bool variable that says whether text is
     reference: str = ""
+    class_key: str = ""  # the config's key that lists classes, which tells between those that fit
     files: Files = field(default_factory=Files)
     sizes: dict[str, str | SizeRule] = {}
     roles: Roles = field(default_factory=Roles)

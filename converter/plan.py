@@ -143,7 +143,8 @@ def make_plan(
     needless = {group.name for group in mapping.group if not group.is_needed(told)}
     pairs = [item for item in every if item[0].group not in needless]
     present = {pair.group for pair, variable in pairs if variable is not None}
-    architecture = _choose_architecture(mapping, present, needless, options.head)
+    named = (config or {}).get(mapping.class_key)
+    architecture = _choose_architecture(mapping, present, needless, options.head, named)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)} - needless
     planner = _Planner(mapping, config, options, config_name, config_line, recorded)
     planner.check_patterns(taken.dropped)
@@ -286,8 +287,12 @@ def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str
 
 
 def _choose_architecture(
-    mapping: MappingFile, present: set[str], needless: set[str], head: str | None
+    mapping: MappingFile, present: set[str], needless: set[str], head: str | None, named: object
 ) -> Architecture:
+    """The class that the caller chooses, else the one with the most of the checkpoint's groups.
+
+    Of several that hold all of them, it is the one that the config names, if there is one.
+    """
     present = present | needless
     if head is not None:
         for architecture in mapping.architecture:
@@ -295,6 +300,11 @@ def _choose_architecture(
                 return architecture
         heads = ", ".join(a.head or a.name for a in mapping.architecture)
         raise PlanError(f"--head {head} is unknown; the mapping {mapping.name} has {heads}")
+    for architecture in mapping.architecture:
+        groups = {*architecture.groups}
+        is_named = isinstance(named, list) and architecture.name in named
+        if is_named and groups <= present <= groups.union(architecture.optional, needless):
+            return architecture
     fitting = [a for a in mapping.architecture if not a.explicit and present.issuperset(a.groups)]
     if not fitting:  # a required group is missing, which is reported later
         return min(mapping.architecture, key=lambda a: len(a.groups))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -79,9 +80,10 @@ class Transcript:
 def transcript(
     tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Transcript]:
-    for name in ("pretraining", "classifier", "squad", "encoder"):
+    for name in ("pretraining", "classifier", "squad", "encoder", "h5-pretraining"):
         shutil.copytree(fixtures / name, tmp_path / name)
-        (tmp_path / name / "google_outputs.safetensors").unlink()
+        for outputs in (tmp_path / name).glob("*outputs.safetensors"):
+            outputs.unlink()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -124,6 +126,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
     results(transcript)
     checkpoints(transcript)
     archives(transcript)
+    keras_files(transcript)
     with serving(transcript.folder) as server:
         remote(transcript, server)
     configs(transcript)
@@ -256,6 +259,45 @@ def archives(t: Transcript) -> None:
     t.run("inspect packed")
     Path("classifier.rar").write_bytes(b"Rar!")
     t.run("inspect classifier.rar")
+
+
+def keras_files(t: Transcript) -> None:
+    t.part("Files of Keras")
+    t.run("tf2pt h5-pretraining out-h5")
+    t.run("tf2pt h5-pretraining out-h5-token --head token")
+    t.run("verify h5-pretraining out-h5 --level weights")
+    words = "mlm___cls/tf_bert_for_pre_training/bert/embeddings/word_embeddings/weight:0"
+    differ = changed("h5-pretraining", "h5-differ")
+    with h5py.File(differ / "tf_model.h5", "r+") as file:
+        file["mlm___cls"][words.partition("/")[2]][100, 7] = 0.5
+    t.run("tf2pt h5-differ out-differ", "the copy of the embeddings differs")
+    linked = changed("h5-pretraining", "h5-linked")
+    with h5py.File(linked / "tf_model.h5", "r+") as file:
+        file["bert/more"] = h5py.ExternalLink("/etc/passwd", "/")
+    t.run("inspect h5-linked", "a link to another file")
+    packed = changed("h5-pretraining", "h5-packed")
+    with h5py.File(packed / "tf_model.h5", "r+") as file:
+        del file["mlm___cls"][words.partition("/")[2]]
+        table = np.zeros((128, 16), np.float32)
+        file["mlm___cls"].create_dataset(words.partition("/")[2], data=table, compression="gzip")
+    t.run("tf2pt h5-packed out-packed", "a compressed dataset")
+    Path("other-h5").mkdir()
+    for name, groups in (
+        ("keras-bert.h5", ["Embedding-Token/Embedding-Token/embeddings:0"]),
+        ("new.weights.h5", ["layers/dense/vars/0", "vars/0"]),
+        ("data.h5", ["measurements"]),
+        ("tf_model-00001-of-00002.h5", ["bert"]),
+        ("model.keras", ["bert"]),
+    ):
+        with h5py.File(f"other-h5/{name}", "w") as file:
+            for group in groups:
+                file[group] = np.zeros((2, 2), np.float32)
+            if name == "keras-bert.h5":
+                file.attrs["layer_names"] = ["Embedding-Token"]
+                file["Embedding-Token"].attrs["weight_names"] = ["Embedding-Token/embeddings:0"]
+        t.run(f"tf2pt other-h5/{name} out-other")
+    changed("h5-pretraining", "h5-cut", lambda c: truncate(c / "tf_model.h5", 0.5))
+    t.run("inspect h5-cut")
 
 
 def remote(t: Transcript, server: Server) -> None:

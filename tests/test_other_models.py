@@ -29,7 +29,7 @@ def saved(folder: Path, source: Path, *more: str, **changes: Any) -> Path:
 
 
 # The models that are recognized by what they have, not by what they lack.
-EVIDENT = re.compile(r"^is (?!.*(without position|as wide as its layers|factorized))")
+EVIDENT = re.compile(r"^is (?!.*(without position|as wide as its layers|factorized|TFBert))")
 
 
 class TestNames:
@@ -64,12 +64,13 @@ class TestNames:
             ("transformer/body/encoder/layer_0/ffn/conv1/kernel", "tensor2tensor"),
             ("bilm/RNN_0/RNN/MultiRNNCell/Cell0/LSTMCell/B", "ELMo"),
             ("tf_distil_bert_model/distilbert/transformer/layer_._0/ffn/lin1/kernel", "DistilBERT"),
-            ("tf_bert_model/bert/encoder/layer_._0/intermediate/dense/kernel", "transformers'"),
-            ("tf_bert_for_pre_training/bert/pooler/dense/kernel", "transformers'"),
+            ("tf_electra_model/electra/encoder/layer_._0/output/dense/kernel", "transformers'"),
+            ("tf_roberta_for_masked_lm/lm_head/dense/kernel", "transformers'"),
             ("tfgp_t2lm_head_model/transformer/h_._0/mlp/c_fc/weight", "transformers'"),
             ("roberta/encoder/layer_0/output/dense/kernel", "RoBERTa"),
             ("bert_model/embedding_postprocessor/type_embeddings", "TensorFlow 2 as of 2019"),
             ("Encoder-1-MultiHeadSelfAttention/Wq", "keras-bert"),
+            ("bert/encoder/layer_0/intermediate/kernel", "bert-for-tf2"),
             ("_CHECKPOINTABLE_OBJECT_GRAPH", "an object graph"),
             ("model/w/.ATTRIBUTES/VARIABLE_VALUE", "an object graph"),
         ],

@@ -62,7 +62,7 @@ class TestTheMapping:
         assert prepare(fixtures / "squad", mapping="bert").mapping.name == "bert"
 
     def test_refuses_an_unknown_name_with_the_known_ones(self, fixtures: Path) -> None:
-        with pytest.raises(MappingError, match=r"--mapping beard: .* albert, bert, bert_tf2"):
+        with pytest.raises(MappingError, match=r"--mapping beard: .* albert, bert, bert_h5"):
             prepare(fixtures / "squad", mapping="beard")
 
     def test_refuses_a_checkpoint_that_none_fits(

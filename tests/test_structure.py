@@ -47,6 +47,7 @@ PLAIN_WORDS = {
     "chunk",
     "classifier",
     "cls",  # a method's class
+    "config.json",  # of every folder that transformers loads
     "decoder",
     "dense",
     "embeddings",

@@ -25,6 +25,7 @@ from .names import (
     SAVED_VARIABLES,
     files_of,
     index_of,
+    is_h5,
     is_index,
     is_of_a_set,
     is_unfinished,
@@ -62,6 +63,7 @@ class Located(Struct, frozen=True):
     index_name: str  # the file that lists the variables; the first of a V1 checkpoint's files
     note: str = ""  # what a person should know of the choice
     table_names: tuple[str, ...] = ()  # the files of a V1 checkpoint
+    is_h5: bool = False  # whether it is a Keras HDF5 file, which is all of it
 
     @property
     def name(self) -> str:
@@ -294,7 +296,7 @@ def _within(folder: Folder, rest: str, search: Search) -> Located:
 
 _FORMS = (
     "Give a folder, a prefix such as model.ckpt, one of the files .index, .data-?????-of-?????"
-    " or .meta, or a .zip or .tar.gz of them."
+    " or .meta, a Keras .h5, or a .zip or .tar.gz of them."
 )
 
 
@@ -321,7 +323,7 @@ def _of_name(
             return found
         raise _without_variables(folder.path)
     if other := other_format(name):  # before archives, as some of these formats are zips
-        raise CheckpointError(f"{path} is {other}. {_FORMS}")
+        raise CheckpointError(f"{path} is {other}" + ("" if other.endswith(".") else f". {_FORMS}"))
     file = open_file()
     if inside := archive(file, search.progress):
         return _choose(inside, search)
@@ -332,7 +334,7 @@ def _of_name(
 
 def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
     """The checkpoint that has the name or a file of the name; None if there is none."""
-    rules = (_v2, _v1, _of_a_v2_file, _copies, _steps)
+    rules = (_v2, _h5, _v1, _of_a_v2_file, _copies, _steps)
     names = folder.names()  # once, as a folder on a disk is listed each time
     for rule in (_steps, *rules) if search.step is not None else rules:
         if found := rule(folder, names, name):
@@ -344,6 +346,10 @@ def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
 def _v2(folder: Folder, names: list[str], name: str) -> list[Located]:
     index = name + INDEX
     return [Located(folder, name, index)] if index in names else []
+
+
+def _h5(folder: Folder, names: list[str], name: str) -> list[Located]:
+    return _h5_in(folder, [name]) if name in names else []
 
 
 def _v1(folder: Folder, names: list[str], name: str) -> list[Located]:
@@ -419,17 +425,22 @@ def _candidates(folder: Folder, names: list[str]) -> list[Located]:
     """The checkpoints whose files are among these of a folder.
 
     V1 checkpoints have to be opened to be recognized. So where that takes downloading or unpacking,
-    they are looked for only if there is no V2 checkpoint.
+    they are looked for only if there is no V2 checkpoint. A Keras file is taken if there is no
+    other: people have it next to the checkpoint that it was made from.
     """
     found = _v2_in(folder, names)
     if not found or isinstance(folder, Directory):
         prefixes = {one.prefix for one in found}  # TensorFlow reads V2 if both have one prefix
         found += [one for one in _v1_in(folder, names) if one.prefix not in prefixes]
-    return found
+    return found or _h5_in(folder, names)
 
 
 def _v2_in(folder: Folder, names: list[str]) -> list[Located]:
     return [Located(folder, prefix_of(name), name) for name in names if is_index(name)]
+
+
+def _h5_in(folder: Folder, names: list[str]) -> list[Located]:
+    return [Located(folder, name, name, is_h5=True) for name in names if is_h5(name)]
 
 
 def _v1_in(folder: Folder, names: list[str]) -> list[Located]:
@@ -639,7 +650,9 @@ def _present(folder: Folder, base: str) -> str:
 
 def _hint(names: list[str]) -> str:
     """A sentence on the first file that is of another format."""
-    others = (f" {name} is {other}." for name in names if (other := other_format(name)))
+    others = (
+        f" {name} is {other.removesuffix('.')}." for name in names if (other := other_format(name))
+    )
     return next(others, "")
 
 

@@ -1,8 +1,8 @@
 """The names of a checkpoint's files.
 
 A V2 checkpoint `m` is the files `m.index` and `m.data-00000-of-00001`, ..., and often `m.meta`. A
-V1 checkpoint is the file `m`, or `m-00000-of-00002`, .... Browsers and file managers mark a second
-copy: `m (1).index`.
+V1 checkpoint is the file `m`, or `m-00000-of-00002`, .... A Keras HDF5 file is called `m.h5`.
+Browsers and file managers mark a second copy: `m (1).index`.
 """
 
 import os
@@ -19,20 +19,33 @@ _OF_A_SET = re.compile(rf"(.*)(\.index|\.data-\d{{5}}-of-\d{{5}}|\.meta)({_MARK}
 _V1_SHARD = re.compile(r"-(?:\d{5}|\?{5})-of-(\d{5})$")
 # Endings that hardly any V1 file has, so that few files of a folder must be opened to find one.
 _NOT_V1 = (".meta", ".json", ".txt", ".md", ".py", ".pb", ".pbtxt", ".zip", ".gz")
+_H5 = (".h5", ".hdf5")
+_H5_PIECE = re.compile(r"-\d{5}-of-\d{5}\.h5$")
 _STEP = re.compile(r"-(\d{1,18})$")
 _UNFINISHED = (".crdownload", ".part", ".partial", ".download", ".filepart")
 _MOST_V1_SHARDS = 1000  # to ask a server for
 
+SAVE_AGAIN = (
+    "Open it with Keras and save it in the older format: model.save_weights('tf_model.h5',"
+    " save_format='h5') of Keras 2, or model.save('tf_model.h5')."
+)
+"""What to do about a file of Keras' newer format."""
+
 
 def may_be_index(name: str) -> bool:
-    """Whether it can be an index, under any mark of a copy."""
-    return INDEX in name
+    """Whether it can be an index, under any mark of a copy, or be all of a checkpoint."""
+    return INDEX in name or is_h5(name)
 
 
 def is_index(name: str) -> bool:
     """Whether it is the name of an index."""
     found = _OF_A_SET.fullmatch(name)
     return found is not None and found[2] == INDEX
+
+
+def is_h5(name: str) -> bool:
+    """Whether it is the name of a Keras HDF5 file that is complete."""
+    return name.endswith(_H5) and not _H5_PIECE.search(name)
 
 
 def is_of_a_set(name: str) -> bool:
@@ -110,11 +123,19 @@ def is_unfinished(name: str) -> bool:
 
 
 def other_format(name: str) -> str:
-    """What a file of another format is; "" if its name does not tell."""
+    """What a file of another format is; "" if its name does not tell.
+
+    If there is something to do about it, that follows, with a full stop.
+    """
     if name.endswith((".bin", ".pt", ".pth", ".safetensors")):
         return "a PyTorch file"
-    if name.endswith((".h5", ".hdf5", ".keras")):
-        return "a Keras file; bertconvert does not read HDF5"
+    if _H5_PIECE.search(name):
+        return (
+            "a piece of a model that transformers cut up. Save it again in one piece, with"
+            " save_pretrained(..., max_shard_size='100GB')."
+        )
+    if name.endswith(".keras"):
+        return f"of Keras' newer format, in which variables have numbers and no names. {SAVE_AGAIN}"
     if name.endswith(".pb"):
         return "a graph; the variables of a SavedModel are in its folder variables/"
     return ""

@@ -42,8 +42,8 @@ def open_checkpoint(
     """Open a TensorFlow checkpoint; only its index is read.
 
     Args:
-        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a `.zip` or
-            `.tar.gz` of it, or the URL of any of these.
+        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a Keras `.h5`, a
+            `.zip` or `.tar.gz` of it, or the URL of any of these.
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
             the index, and of a V1 file's blocks, always are.
         progress: told of the bytes that are downloaded, or unpacked from an archive.
@@ -82,14 +82,19 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         self._arguments = location, verify_checksums, None, expected, step
         self._located = locate(path, progress, expected, step)
         self._unnamed = ""
-        self._storage: Storage | None = (
-            SavedTensorSlices(self._located.tables())
-            if self._located.is_v1
-            else Bundle(self._located, verify_checksums)
-        )
+        self._storage: Storage | None = self._open_storage(verify_checksums, progress)
         self._format = self._opened.format
         self._variables = dict(self._opened.variables)
         self._add_full_names()
+
+    def _open_storage(self, verify_checksums: bool, progress: Progress | None) -> "Storage":
+        if self._located.is_h5:
+            from .keras_h5 import KerasFile
+
+            return KerasFile(self._located.index(), progress)
+        if self._located.is_v1:
+            return SavedTensorSlices(self._located.tables())
+        return Bundle(self._located, verify_checksums)
 
     def _add_full_names(self) -> None:
         """Add the names in the keys and in the object graph of TF2, if the shard with it exists."""
@@ -181,6 +186,11 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             CheckpointError: one is missing.
         """
         return [self._opened.shard(shard) for shard in range(self._opened.num_shards)]
+
+    @property
+    def is_h5(self) -> bool:
+        """Whether it is a Keras HDF5 file, which TensorFlow's reader of checkpoints can't open."""
+        return self._located.is_h5
 
     @property
     def is_of_saved_model(self) -> bool:

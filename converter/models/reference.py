@@ -32,6 +32,7 @@ class Architecture(Struct, frozen=True):
     activation: str  # its name in the original config
     form: str  # of the activation: tanh or erf; auto if it has one
     problem_type: str = ""  # config.json's, which may choose a classifier's loss
+    config: Mapping[str, Any] = {}  # config.json, as the plan has it
 
 
 class Product(Struct, frozen=True):

@@ -29,7 +29,7 @@ _KINDS = {  # the first bytes -> what the file is, and what to do
     b"\xfd7zXZ\x00": "compressed with xz. Unpack it first",
     b"\x28\xb5\x2f\xfd": "compressed with zstd. Unpack it first",
     b"\x1f\x8b": "compressed with gzip. Unpack it first",
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file, such as Keras writes. bertconvert does not read HDF5",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, such as Keras writes. Give it a name that ends in .h5",
     b"%PDF-": "a PDF document. Download the file again",
 }
 

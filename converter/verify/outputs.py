@@ -13,6 +13,7 @@ from ..plan import Plan
 from ..prepare import Prepared
 from ..text import joined
 from . import torch_model
+from .h5_reader import read_h5
 from .model_folder import ModelFolder
 from .tensorflow_reader import read_variables
 from .verdict import (
@@ -62,7 +63,7 @@ def open_sides(
     matches: list[Match],
     samples: list[Samples],
 ) -> Sides:
-    """Load the checkpoint with TensorFlow, and the folder with transformers in float64.
+    """Load the checkpoint with TensorFlow or h5py, and the folder with transformers in float64.
 
     If the folder's tensors are casts, TensorFlow's variables are cast too: the proof is then that
     the folder computes the function of the cast weights.
@@ -80,6 +81,7 @@ def open_sides(
             activation=plan.activation[0],
             form=rule.form(plan.activation) if rule is not None else "auto",
             problem_type=str(folder.config.get("problem_type") or ""),
+            config=plan.config,
         )
     )
     names = {entry.name: entry.variable for entry in plan.entries}
@@ -90,7 +92,8 @@ def open_sides(
             f" {joined(missing, _MOST_SHOWN)}, which the mapping {prepared.mapping.name} does not"
             " name. Remove `reference` from the mapping to prove level weights only"
         )
-    variables = read_variables(prepared.checkpoint, names)
+    read = read_h5 if prepared.checkpoint.is_h5 else read_variables
+    variables = read(prepared.checkpoint, names)
     for match in matches:
         if match.cast:
             variables[match.name] = cast(variables[match.name], match.dtype)

@@ -608,8 +608,9 @@ class TestWhatIsNoCheckpoint:
             ("pytorch_model.bin", "is a PyTorch file"),
             ("model.safetensors", "is a PyTorch file"),
             ("model.pt", "is a PyTorch file"),
-            ("tf_model.h5", "is a Keras file"),
-            ("model.keras", "is a Keras file"),
+            ("tf_model.h5", "is not an HDF5 file"),
+            ("model.keras", "is of Keras' newer format"),
+            ("tf_model-00001-of-00002.h5", "is a piece of a model"),
             ("frozen_graph.pb", "is a graph"),
         ],
     )

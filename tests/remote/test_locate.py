@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.discover import find_checkpoints
 
 from ..checkpoint import table_writer as write
+from ..checkpoint.h5_writer import write_h5
+from .server import serving
 
 Put = Callable[[str, float], None]
 STORE = "memory://bucket"
@@ -78,3 +82,18 @@ def test_a_prefix_that_is_called_checkpoint_is_no_state_file(put: Put) -> None:
     state("keras", "model_checkpoint_path: 'other'")
     assert number("keras/checkpoint") == 5
     assert number("keras") == 6
+
+
+def test_a_keras_file_is_read_by_its_path_and_by_its_folder(tmp_path: Path, put: Put) -> None:
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    local = write_h5(tmp_path / "tf_model.h5", {"main": {"main/table:0": table}})
+    fsspec.filesystem("memory").pipe(f"{STORE}/h5/tf_model.h5", local.read_bytes())
+    for path in ("h5/tf_model.h5", "h5"):
+        assert np.array_equal(open_checkpoint(f"{STORE}/{path}")["main/table"], table)
+    with serving(tmp_path) as server:
+        found = open_checkpoint(f"{server.url}/tf_model.h5")
+        assert np.array_equal(found["main/table"], table)
+    (one,) = find_checkpoints(STORE)
+    assert one.index == f"{STORE}/h5/tf_model.h5"
+    put("h5/other", 3)
+    assert number("h5") == 3
