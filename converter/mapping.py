@@ -95,7 +95,7 @@ class SizeRule(_Table, frozen=True):
 class Default(_Table, frozen=True):
     """A value that the original config may have, and the range that it must be in."""
 
-    value: Value
+    value: Value | None = None  # without one, the key is written if the config has it: a number
     least: float = -math.inf
     most: float = math.inf
 

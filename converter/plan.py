@@ -663,12 +663,13 @@ class _Planner:
         for key in self.mapping.defaults:
             rule = self.mapping.default(key)
             usual, value = rule.value, self.config.get(key, rule.value)
-            is_float = type(usual) is float
-            alike = type(value) is type(usual) or (is_float and type(value) is int)
+            if usual is None and value is None:
+                continue
+            is_float = type(usual) is float or usual is None
+            alike = type(value) is type(usual) or (is_float and type(value) in (int, float))
             if not alike or (isinstance(value, int | float) and not abs(value) <= _LARGEST_SIZE):
-                self.reasons.append(
-                    f"{self.place(key)}: {key} is {_told(value)}not a value like {usual!r}"
-                )
+                wanted = "a number" if usual is None else f"a value like {usual!r}"
+                self.reasons.append(f"{self.place(key)}: {key} is {_told(value)}not {wanted}")
             elif isinstance(value, int | float) and not rule.least <= value <= rule.most:
                 self.reasons.append(
                     f"{self.place(key)}: {key} is {_shown(value)}, but must be {rule.range}"

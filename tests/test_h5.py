@@ -159,6 +159,33 @@ class TestAClassifier:
         assert config["layer_norm_eps"] == 1e-5
         assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
 
+    @pytest.mark.parametrize("value", [0.3, 0, 1])
+    def test_keeps_a_dropout_of_its_own(self, make: Make, tmp_path: Path, value: float) -> None:
+        folder = make("h5-classifier", classifier_dropout=value)
+        convert(folder, tmp_path / "out")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert config["classifier_dropout"] == value
+        assert verify(folder, tmp_path / "out", level="weights").passed
+        config["classifier_dropout"] = 0.5
+        (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+        assert not verify(folder, tmp_path / "out", level="weights").passed
+
+    def test_has_no_dropout_of_its_own_if_the_config_has_none(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        convert(fixtures / "h5-classifier", tmp_path / "out")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert "classifier_dropout" not in config
+        assert verify(fixtures / "h5-classifier", tmp_path / "out", level="weights").passed
+        config["classifier_dropout"] = 0.5
+        (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+        assert not verify(fixtures / "h5-classifier", tmp_path / "out", level="weights").passed
+
+    @pytest.mark.parametrize("value", ["0.1", True, [0.1], 2, -1, float("nan")])
+    def test_with_a_dropout_that_is_none_is_refused(self, make: Make, value: object) -> None:
+        with pytest.raises(PlanError, match="classifier_dropout"):
+            prepare(make("h5-classifier", classifier_dropout=value))
+
     def test_of_tokens_is_told_by_the_config(self, make: Make) -> None:
         folder = make("h5-classifier", architectures=["BertForTokenClassification"])
         assert prepare(folder).plan.architecture.name == "BertForTokenClassification"

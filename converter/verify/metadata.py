@@ -104,7 +104,7 @@ def _values(prepared: Prepared, folder: ModelFolder) -> list[str]:
     config, mapping = folder.config, prepared.mapping
     planned = prepared.plan.config
     expected: dict[str, object] = {"model_type": mapping.model_type}
-    expected |= {key: planned[key] for key in (*mapping.config, *mapping.defaults)}
+    expected |= {key: planned.get(key) for key in (*mapping.config, *mapping.defaults)}
     wrong = [
         f"{key} is {found!r}, but must be {value!r}"
         for key, value in expected.items()
