@@ -1,4 +1,4 @@
-"""What docs/checkpoint-format.md shows as bytes is what TensorFlow reads, and we do."""
+"""What the pages show: bytes that TensorFlow reads, and we do; the families of the mappings."""
 
 import os
 import re
@@ -9,10 +9,12 @@ import pytest
 from bertconvert import open_checkpoint
 from bertconvert.converter.checkpoint.dtypes import DTYPES
 from bertconvert.converter.checkpoint.slices import FULL, slice_key
+from bertconvert.converter.mapping import builtin_mappings, load_mapping
 
 from .checkpoint import table_writer as write
 
-PAGE = (Path(__file__).parent.parent / "docs" / "checkpoint-format.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "checkpoint-format.md").read_text()
 LINE = re.compile(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", re.MULTILINE)
 
 
@@ -83,3 +85,19 @@ def test_the_page_names_every_dtype() -> None:
     assert {(int(number), name) for number, name in listed} >= {
         (number, name) for number, (name, _) in DTYPES.items()
     }
+
+
+@pytest.mark.parametrize("name", builtin_mappings())
+def test_the_families_page_has_each_class_head_and_file_of_a_mapping(name: str) -> None:
+    mapping = load_mapping(builtin_mappings()[name])
+    page = (ROOT / "docs" / "families.md").read_text()
+    title = re.search(rf"^\| \[([^]]+)\]\(.*`{name}`", page, re.MULTILINE)
+    assert title is not None
+    section = page.partition(f"\n## {title[1]}\n")[2].partition("\n## ")[0]
+    heads = page.partition("\n**Heads.**")[2].partition("\n**")[0]
+    for architecture in mapping.architecture:
+        assert f"`{architecture.name}`" in section
+        assert f"| `{architecture.head}` |" in heads
+    files = {rule.name for rule in (mapping.files.config, mapping.files.vocabulary) if rule}
+    for file in files | {*mapping.files.prefixes}:
+        assert file in section
