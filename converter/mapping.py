@@ -247,6 +247,7 @@ class Paper(_Table, frozen=True):
 class Card(_Table, frozen=True):
     """What the model card says about this kind of model."""
 
+    source: str = "TensorFlow 1 checkpoint"  # what such a model is converted from
     papers: list[Paper] = []
     license: str = ""  # if the checkpoint has the sizes of a release whose license is known
     license_unknown: str = ""  # if not

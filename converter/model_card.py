@@ -20,8 +20,8 @@ _CARD = """\
 
 # {name}
 
-A `{architecture}` with {parameters:,} parameters, converted from a TensorFlow 1 checkpoint by \
-bertconvert {version}, which reads the weights without TensorFlow {kept}.{known}
+A `{architecture}` with {parameters:,} parameters, converted from a {origin} by bertconvert \
+{version}, which reads the weights without TensorFlow {kept}.{known}
 
 ## Architecture
 
@@ -92,6 +92,7 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
         name=_name(prepared, release),
         architecture=plan.architecture.name,
         parameters=plan.parameters,
+        origin=mapping.card.source,
         version=__version__,
         kept="and keeps every bit of them" if _is_exact(prepared) else f"as {plan.dtype}",
         known=_known(release),
@@ -116,12 +117,13 @@ def _section(title: str, lines: list[str]) -> str:
 
 
 def _front_matter(prepared: Prepared, release: Release | None) -> str:
+    mapping = prepared.mapping
     matter: dict[str, object] = {
         "license": release.license if release and release.license else "unknown",
         "language": release.language if release else None,
         "library_name": "transformers",
         "pipeline_tag": prepared.plan.architecture.pipeline or None,
-        "tags": [prepared.mapping.model_type, "tensorflow-1-checkpoint", "bertconvert"],
+        "tags": [mapping.model_type, mapping.card.source.lower().replace(" ", "-"), "bertconvert"],
         "base_model": release.hub if release and release.hub else None,
     }
     # Every JSON value is a YAML value.

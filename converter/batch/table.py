@@ -110,7 +110,7 @@ def _table(models: list[ModelRow]) -> str:
     failed = len(models) - len(done)
     parts = [
         _MARK,
-        f"# {len(done):,} model{'' if len(done) == 1 else 's'}, converted from TensorFlow 1"
+        f"# {len(done):,} model{'' if len(done) == 1 else 's'}, converted from TensorFlow"
         " checkpoints",
         f"{total:,} parameters in all."
         + (f" {failed:,} of the checkpoints could not be converted." if failed else "")

@@ -1,0 +1,300 @@
+"""What the mappings of further families convert, and what they refuse."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bertconvert import MappingError, PlanError, convert, open_checkpoint, prepare
+from bertconvert.converter.model_card import model_card
+from bertconvert.converter.verify import verify
+
+from .checkpoint.table_writer import FLOAT32, write_bundle
+
+Change = Callable[[str], str]
+LAYER = "bert/encoder/layer_0"
+EXTRA = "cls/predictions/extra_output_weights"
+
+
+def renamed(folder: Path, source: Path, change: Change, **more: tuple[int, ...]) -> Path:
+    """A copy of a fixture whose variables have other names; one that gets "" is left out.
+
+    Args:
+        folder: the folder to make.
+        source: the fixture. A variable of TensorFlow 2 is known by its full name.
+        change: a variable's name -> the name in the copy.
+        more: variables to add, with their shapes; all numbers are 0.5.
+    """
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.ckpt*", "ckpt*", "checkpoint"))
+    with open_checkpoint(source) as checkpoint:
+        arrays = {
+            change(variable.full_name or name): (FLOAT32, np.array(checkpoint[name]))
+            for name, variable in checkpoint.variables.items()
+            if variable.dtype == "float32"
+        }
+    arrays.pop("", None)
+    arrays |= {n: (FLOAT32, np.full(shape, 0.5, np.float32)) for n, shape in more.items()}
+    write_bundle(folder / "bert_model.ckpt", arrays)
+    return folder
+
+
+def configured(folder: Path, **values: Any) -> Path:
+    """Change the config of a copy."""
+    path = folder / "bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
+
+
+def refusal(source: Path, **options: Any) -> str:
+    """Why a checkpoint is not converted; nothing is written."""
+    with pytest.raises((MappingError, PlanError)) as caught:
+        convert(source, source.parent / "out", **options)
+    assert not (source.parent / "out").exists()
+    return str(caught.value)
+
+
+def same(name: str) -> str:
+    return name
+
+
+class TestMobileBERT:
+    def test_has_every_key_of_its_config_written(self, fixtures: Path, tmp_path: Path) -> None:
+        convert(fixtures / "mobilebert", tmp_path / "out")
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        layout = {
+            "model_type": "mobilebert",
+            "use_bottleneck": True,
+            "trigram_input": True,
+            "key_query_shared_bottleneck": True,
+            "use_bottleneck_attention": False,
+            "normalization_type": "no_norm",
+            "num_feedforward_networks": 3,
+            "intra_bottleneck_size": 12,
+            "embedding_size": 6,
+            "classifier_activation": False,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-12,
+        }
+        assert layout.items() <= config.items()
+
+    def test_with_a_pooler_says_so_in_its_config(self, fixtures: Path, tmp_path: Path) -> None:
+        convert(fixtures / "mobilebert-pooler", tmp_path / "out")
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["classifier_activation"]
+
+    def test_of_wide_embeddings_gets_the_empty_tensor_that_its_class_has(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        convert(fixtures / "mobilebert-wide", tmp_path / "out")
+        tensor = load_file(tmp_path / "out" / "model.safetensors")["cls.predictions.dense.weight"]
+        assert tensor.shape == (0, 128)
+        assert verify(fixtures / "mobilebert-wide", tmp_path / "out", level="weights").passed
+
+    def test_needs_its_extra_weights_if_its_embeddings_are_narrow(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(
+            tmp_path / "in", fixtures / "mobilebert", lambda n: "" if n == EXTRA else n
+        )
+        assert EXTRA in refusal(source)
+
+    def test_without_a_config_asks_for_the_heads(self, fixtures: Path, tmp_path: Path) -> None:
+        source = renamed(tmp_path / "in", fixtures / "mobilebert", same)
+        (source / "bert_config.json").unlink()
+        text = refusal(source)
+        assert "num_attention_heads" in text
+        assert "--num-heads" in text
+        assert prepare(source, num_heads=2).plan.sizes["A"] == 2
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("normalization_type", "layer_norm"),
+            ("use_bottleneck", False),
+            ("trigram_input", False),
+            ("key_query_shared_bottleneck", False),
+            ("use_bottleneck_attention", True),
+            ("classifier_activation", True),
+            ("num_feedforward_networks", 4),
+            ("embedding_size", 20),
+            ("intra_bottleneck_size", 24),
+            ("num_attention_heads", 5),
+            ("hidden_act", "swish"),
+        ],
+    )
+    def test_must_fit_its_config(
+        self, key: str, value: object, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(tmp_path / "in", fixtures / "mobilebert", same)
+        text = refusal(configured(source, **{key: value}))
+        assert key in text
+        assert str(value) in text
+
+    @pytest.mark.parametrize(
+        ("change", "model"),
+        [
+            (lambda n: n.replace("FakeLayerNorm", "LayerNorm"), "IB-BERT"),
+            (lambda n: "" if "/bottleneck/attention/" in n else n, "share no bottleneck"),
+            (lambda n: "" if "/bottleneck/" in n else n, "without bottlenecks"),
+            (lambda n: "" if "embedding_transformation" in n else n, "without trigrams"),
+        ],
+    )
+    def test_in_a_layout_that_is_not_converted_is_called_so(
+        self, change: Change, model: str, fixtures: Path, tmp_path: Path
+    ) -> None:
+        text = refusal(renamed(tmp_path / "in", fixtures / "mobilebert", change))
+        assert "MobileBERT" in text
+        assert model in text
+        assert len(text.splitlines()) == 1
+
+    def test_beside_its_teacher_asks_which_is_meant(self, fixtures: Path, tmp_path: Path) -> None:
+        teacher = {
+            "teacher/bert/embeddings/word_embeddings": (128, 20),
+            "teacher/bert/embeddings/embedding_transformation/kernel": (60, 20),
+        }
+        source = renamed(tmp_path / "in", fixtures / "mobilebert", same, **teacher)
+        text = refusal(source)
+        assert "teacher/" in text
+        assert "--scope" in text
+        plan = prepare(source, scope="").plan
+        assert {drop.variable for drop in plan.dropped} == teacher.keys()
+
+    def test_trained_for_quantization_is_converted_without_its_ranges(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        ranges = [
+            f"{LAYER}/attention/self/query/MobileBertActFakeQuantWithMinMaxVars/min",
+            f"{LAYER}/attention/self/query/MobileBertWeightFakeQuantWithMinMaxVars_1/max",
+            f"{LAYER}/output/MobileBertActFakeQuantWithMinMaxVars/{LAYER}/output/min/biased",
+        ]
+        source = renamed(
+            tmp_path / "in", fixtures / "mobilebert", same, **dict.fromkeys(ranges, ())
+        )
+        plan = prepare(configured(source, hidden_act="relu6")).plan
+        assert {drop.variable for drop in plan.dropped} == set(ranges)
+        assert all("quantization" in drop.reason for drop in plan.dropped)
+        assert plan.config["hidden_act"] == "relu6"
+
+    def test_with_one_network_in_a_layer_has_no_list_of_them(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(
+            tmp_path / "in", fixtures / "mobilebert", lambda n: "" if "/ffn_layer_" in n else n
+        )
+        plan = prepare(configured(source, num_feedforward_networks=1)).plan
+        assert plan.config["num_feedforward_networks"] == 1
+        assert not [entry for entry in plan.entries if ".ffn." in entry.tensor]
+
+    @pytest.mark.parametrize(
+        ("head", "variables", "architecture"),
+        [
+            ("classifier", {"output_weights": (3, 20), "output_bias": (3,)}, "Sequence"),
+            ("token", {"output_weights": (3, 20), "output_bias": (3,)}, "Token"),
+            (
+                "squad",
+                {"cls/squad/output_weights": (2, 20), "cls/squad/output_bias": (2,)},
+                "Question",
+            ),
+        ],
+    )
+    def test_has_the_heads_of_fine_tuning(
+        self,
+        head: str,
+        variables: dict[str, tuple[int, ...]],
+        architecture: str,
+        fixtures: Path,
+        tmp_path: Path,
+    ) -> None:
+        source = renamed(
+            tmp_path / "in",
+            fixtures / "mobilebert",
+            lambda n: "" if n.startswith("cls/") else n,
+            **variables,
+        )
+        chosen = {"token": "token"}.get(head)
+        plan = prepare(source, head=chosen).plan
+        assert plan.architecture.name.startswith(f"MobileBertFor{architecture}")
+        assert plan.dropped == []
+
+
+class TestBertOfTensorFlow2:
+    def test_has_the_trained_pooler_of_two(self, fixtures: Path) -> None:
+        prepared = prepare(fixtures / "tf2-pretraining")
+        taken = {e.tensor: e.variable for e in prepared.plan.entries}["bert.pooler.dense.weight"]
+        full_names = {n: v.full_name for n, v in prepared.checkpoint.variables.items()}
+        assert full_names[taken] == "bert/next_sentence/pooler_dense/kernel"
+        skipped = {full_names[drop.variable]: drop.reason for drop in prepared.plan.dropped}
+        assert "not trained" in skipped["pooler_transform/kernel"]
+
+    def test_has_the_pooler_that_its_classifier_brought(self, fixtures: Path) -> None:
+        prepared = prepare(fixtures / "tf2-classifier-pooler")
+        taken = {e.tensor: e.variable for e in prepared.plan.entries}["bert.pooler.dense.weight"]
+        full_name = prepared.checkpoint.variables[taken].full_name
+        assert full_name == "sentence_prediction/pooler_dense/kernel"
+
+    def test_tells_its_heads_by_its_shapes(self, fixtures: Path, tmp_path: Path) -> None:
+        source = renamed(tmp_path / "in", fixtures / "tf2-encoder", same)
+        assert "num_attention_heads" in refusal(configured(source, num_attention_heads=4))
+        (source / "bert_config.json").unlink()
+        assert prepare(source).plan.config["num_attention_heads"] == 2
+
+    def test_of_a_training_run_is_converted_without_its_slots(self, fixtures: Path) -> None:
+        reasons = {drop.reason for drop in prepare(fixtures / "tf2-classifier").plan.dropped}
+        assert "optimizer slot" in reasons
+
+    def test_under_its_names_of_2020_is_the_same(self, fixtures: Path, tmp_path: Path) -> None:
+        def of_2020(name: str) -> str:
+            return name.replace("self_attention/attention_output", "self_attention_output")
+
+        source = renamed(tmp_path / "in", fixtures / "tf2-encoder", of_2020)
+        convert(source, tmp_path / "old")
+        convert(fixtures / "tf2-encoder", tmp_path / "new")
+        old, new = (load_file(tmp_path / n / "model.safetensors") for n in ("old", "new"))
+        assert old.keys() == new.keys()
+        assert all(np.array_equal(old[name], new[name]) for name in old)
+
+    @pytest.mark.parametrize("folder", ["tf2-span", "tf2-token"])
+    def test_with_a_head_that_three_classes_have_asks_which_it_is(
+        self, folder: str, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(tmp_path / "in", fixtures / folder, same)
+        text = refusal(source)
+        assert "--head" in text
+        assert all(head in text for head in ("nsp", "token", "squad"))
+
+    def test_with_the_head_of_the_first_pretrainer_is_told_by_the_caller(
+        self, fixtures: Path
+    ) -> None:
+        plan = prepare(fixtures / "tf2-span", head="nsp").plan
+        assert plan.architecture.name == "BertForNextSentencePrediction"
+        shapes = {entry.tensor: entry.shape for entry in plan.entries}
+        assert shapes["cls.seq_relationship.weight"] == (2, 16)
+
+    @pytest.mark.parametrize("head", [None, "none"])
+    def test_whose_embeddings_are_projected_is_refused(
+        self, head: str | None, fixtures: Path, tmp_path: Path
+    ) -> None:
+        narrow = {
+            "word_embeddings/embeddings": (128, 8),
+            "position_embedding/embeddings": (64, 8),
+            "type_embeddings/embeddings": (2, 8),
+            "embeddings/layer_norm/gamma": (8,),
+            "embeddings/layer_norm/beta": (8,),
+            "embedding_projection/kernel": (8, 16),
+            "embedding_projection/bias": (16,),
+        }
+        source = renamed(tmp_path / "in", fixtures / "tf2-encoder", same, **narrow)
+        text = refusal(source, head=head)
+        assert "word_embeddings/embeddings [128, 8]" in text
+        assert "16" in text
+        assert len(text.splitlines()) == 1
+
+    def test_has_a_card_that_says_where_it_is_from(self, fixtures: Path) -> None:
+        card = model_card(prepare(fixtures / "tf2-encoder"))
+        assert "a TensorFlow 2 checkpoint" in card
+        assert "tensorflow-2-checkpoint" in card
+        assert "TensorFlow 1" not in card
