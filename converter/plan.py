@@ -466,7 +466,11 @@ class _Planner:
         return values
 
     def measure(self, written: Found, loops: Mapping[str, int]) -> None:
-        """Take the sizes from the shapes; a shape that does not fit is a reason."""
+        """Take the sizes from the shapes; a shape that does not fit is a reason.
+
+        Raises:
+            PlanError: the embeddings are narrower than the layers.
+        """
         self.sizes.update(loops)
         for symbol, size in loops.items():
             prefix, last = min(self.mapping.loop_prefixes(symbol)), size - 1
@@ -474,8 +478,7 @@ class _Planner:
             self.evidence[symbol] = f"{prefix}0 to {last}" if last >= 0 else f"no {prefix}0"
         wrong: list[str] = []
         if factorized := self._factorized(written):
-            self.reasons.append(factorized)
-            return
+            raise PlanError(factorized)  # which explains every other reason
         for pair, variable in written:
             if variable is None:
                 continue

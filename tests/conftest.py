@@ -1,6 +1,7 @@
 """Fixtures of all tests: checkpoints of this project and of others."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,22 @@ import pytest
 from bertconvert import convert
 
 ROOT = Path(__file__).parent.parent
+PLAIN = ["classifier", "encoder", "keras-names", "pretraining", "pretraining-adam", "squad"]
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """The checkpoints that fixtures/make_fixtures.py makes."""
+    """The checkpoints that the scripts of fixtures/ make."""
     return ROOT / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of those that make_fixtures.py makes, which convert without any option."""
+    folder = tmp_path_factory.mktemp("plain")
+    for name in PLAIN:
+        shutil.copytree(ROOT / "fixtures" / name, folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

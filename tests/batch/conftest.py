@@ -9,6 +9,11 @@ from .runs import Files, run, slowed, tree
 
 
 @pytest.fixture(scope="session")
+def fixtures(plain: Path) -> Path:
+    return plain
+
+
+@pytest.fixture(scope="session")
 def whole(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a batch makes of all the fixtures; it must not be changed."""
     out = tmp_path_factory.mktemp("whole") / "out"

@@ -159,7 +159,7 @@ class TestTheTable:
 
     def test_says_how_many_there_are(self, whole: Path, fixtures: Path, tmp_path: Path) -> None:
         text = (whole / "README.md").read_text()
-        assert "# 6 models, converted from TensorFlow 1 checkpoints\n" in text
+        assert "# 6 models, converted from TensorFlow checkpoints\n" in text
         total = sum(model["parameters"] for model in family(whole).values())
         assert f"{total:,} parameters in all." in text
         run(fixtures / "squad", tmp_path / "out")

@@ -25,6 +25,11 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystems, "PAUSE_SECONDS", 0.01)
 
 
+@pytest.fixture(scope="session")
+def fixtures(plain: Path) -> Path:
+    return plain
+
+
 @pytest.fixture
 def web(fixtures: Path) -> Iterator[Server]:
     """A web server that serves the fixtures."""
