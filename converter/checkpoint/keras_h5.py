@@ -10,6 +10,7 @@ checkpoint. Of what HDF5 offers only this is accepted: hard links, no two to one
 datasets whose bytes are in this file, in one piece and as they are. Keras writes nothing else.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -40,8 +41,8 @@ _ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError
 class KerasFile:
     """The variables of a Keras HDF5 file; data is read only when it is needed.
 
-    A variable that several layers have keeps its name in the first of them. Its copy in another
-    layer is called by that layer's group, too, and must have the same data, which `check` compares.
+    A variable that several layers have keeps its name in the one with the most variables. A copy in
+    another layer is called by that layer's group, too. `check` compares the data of copies.
 
     Args:
         file: the file.
@@ -131,8 +132,8 @@ class KerasFile:
         one, other = part.variable, copy.variable
         names = f"{self.index.name}: {one.name} and its copy {other.name}"
         reason = (
-            "Keras saved one variable for both, so the file was changed later, and nothing tells"
-            " which is right"
+            "Keras saves a variable with each layer that uses it. So the file was changed, or two"
+            " layers have variables of one name; nothing tells which is right"
         )
         if (one.tf_dtype, one.shape) != (other.tf_dtype, other.shape):
             raise CheckpointError(
@@ -254,6 +255,10 @@ def _h5py(file: File) -> Any:
 
 
 def _has(h5py: Any, group: Any, attributes: Iterable[bytes]) -> bool:
+    """Whether a group has one of the attributes.
+
+    Their values are not read: strings of variable length can fill the memory from a small file.
+    """
     return any(h5py.h5a.exists(group, name) for name in attributes)
 
 
@@ -283,8 +288,10 @@ def _links(h5py: Any, group: Any, most: int) -> list[_Link]:
     return sorted(found, key=lambda link: link.name)
 
 
-def _datasets(h5py: Any, root: Any, base: bytes) -> Iterator[_Dataset]:
-    """The datasets of a file in the order of their layers' paths, then of their names.
+def _datasets(h5py: Any, root: Any, base: bytes) -> list[_Dataset]:
+    """The datasets of a file, the layer with the most of them first; then by path and name.
+
+    Keras' own order is in attributes that are not read, see `_has`.
 
     Args:
         h5py: the module.
@@ -317,7 +324,8 @@ def _datasets(h5py: Any, root: Any, base: bytes) -> Iterator[_Dataset]:
             elif isinstance(item, h5py.h5d.DatasetID):
                 start = len(layer)
                 found.append(_described(h5py, item, layer.removeprefix(base), full[start:]))
-    return iter(sorted(found, key=lambda dataset: (dataset.layer, dataset.below)))
+    sizes = Counter(dataset.layer for dataset in found)
+    return sorted(found, key=lambda d: (not d.layer, -sizes[d.layer], d.layer, d.below))
 
 
 def _described(h5py: Any, dataset: Any, layer: bytes, below: bytes) -> _Dataset:

@@ -21,7 +21,11 @@ from .h5_writer import write_h5, write_layers
 KERNEL = np.arange(12, dtype=np.float32).reshape(3, 4)
 WORDS = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4)
 LAYERS = {
-    "main": {"model/main/words/weight:0": WORDS, "model/main/dense/kernel:0": KERNEL},
+    "main": {
+        "model/main/words/weight:0": WORDS,
+        "model/main/dense/kernel:0": KERNEL,
+        "model/main/dense/bias:0": KERNEL[1],
+    },
     "head": {"model/main/words/weight:0": WORDS, "model/head/bias:0": KERNEL[0]},
     "dropout_3": {},
 }
@@ -42,8 +46,9 @@ class TestVariables:
     def test_have_the_names_of_the_program_without_layer_and_output(self, path: Path) -> None:
         checkpoint = open_checkpoint(path)
         assert sorted(checkpoint) == [
-            "main/model/main/words/weight",  # a copy, whose layer comes second by its name
+            "head/model/main/words/weight",  # a copy, whose layer has fewer variables
             "model/head/bias",
+            "model/main/dense/bias",
             "model/main/dense/kernel",
             "model/main/words/weight",
         ]
@@ -54,7 +59,7 @@ class TestVariables:
     def test_have_the_values_that_h5py_wrote(self, path: Path) -> None:
         checkpoint = open_checkpoint(path)
         assert np.array_equal(checkpoint["model/main/dense/kernel"], KERNEL)
-        assert np.array_equal(checkpoint["main/model/main/words/weight"], WORDS)
+        assert np.array_equal(checkpoint["head/model/main/words/weight"], WORDS)
         buffer = bytearray(KERNEL.nbytes)
         checkpoint.read_into("model/main/dense/kernel", buffer)
         assert buffer == KERNEL.tobytes()
@@ -82,8 +87,9 @@ class TestVariables:
             slots["Adam/m/dense/kernel:0"] = KERNEL
         checkpoint = open_checkpoint(tmp_path / "model.h5")
         assert sorted(checkpoint) == [
-            "main/model/main/words/weight",
+            "head/model/main/words/weight",
             "model/head/bias",
+            "model/main/dense/bias",
             "model/main/dense/kernel",
             "model/main/words/weight",
             "optimizer_weights/Adam/m/dense/kernel",
@@ -185,7 +191,7 @@ class TestCopies:
             open_checkpoint(write_h5(tmp_path / "x.h5", layers))["v"]
 
     def test_of_one_path_are_refused(self, tmp_path: Path) -> None:
-        layers = {"a": {"v:0": KERNEL}, "b": {"v:0": KERNEL, "v": KERNEL}}
+        layers = {"a": {"v:0": KERNEL, "w:0": KERNEL}, "b": {"v:0": KERNEL, "v": KERNEL}}
         assert "b/v" in refusal(write_h5(tmp_path / "x.h5", layers))
 
 
@@ -193,8 +199,8 @@ class TestPlaces:
     def test_in_a_folder_with_no_other_checkpoint(self, path: Path) -> None:
         for name in ("config.json", "pytorch_model.bin", "tokenizer.json"):
             (path.parent / name).write_bytes(b"{}")
-        assert len(open_checkpoint(path.parent)) == 4
-        assert len(open_checkpoint(path.parent / "config.json")) == 4
+        assert len(open_checkpoint(path.parent)) == 5
+        assert len(open_checkpoint(path.parent / "config.json")) == 5
 
     def test_next_to_another_checkpoint_are_read_by_name_only(
         self, path: Path, fixtures: Path
@@ -405,7 +411,7 @@ class TestWhatKerasDoesNotWrite:
             for _ in range(2000):
                 group = group.create_group("x")
         with deadline(60):
-            assert len(open_checkpoint(path)) == 4
+            assert len(open_checkpoint(path)) == 5
 
 
 class TestDamage:
