@@ -218,8 +218,10 @@ def _offers(
     present = {pair.group for pair, variable in pairs if variable is not None}
     homes = [] if options.head else stand_ins(mapping, pairs, taken.local, loops)
     names = sorted(variable.name for _, variable in unknown)
-    if len(homes) == 1 and names == sorted(v.name for _, v in homes[0] if v):
-        group = next(g for g in mapping.group if g.name == homes[0][0][0].group)
+    if any(names != sorted(v.name for _, v in home if v) for home in homes):
+        return offers  # several folders could be the head
+    for home in homes:
+        group = next(g for g in mapping.group if g.name == home[0][0].group)
         heads = [
             f"--head {a.head}"
             for a in mapping.architecture

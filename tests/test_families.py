@@ -274,6 +274,22 @@ class TestBertOfTensorFlow2:
         shapes = {entry.tensor: entry.shape for entry in plan.entries}
         assert shapes["cls.seq_relationship.weight"] == (2, 16)
 
+    def test_with_a_keras_layer_on_top_is_told_what_it_is(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        layer = {"top/kernel": (16, 3), "top/bias": (3,)}
+        source = renamed(tmp_path / "in", fixtures / "tf2-encoder", same, **layer)
+        text = refusal(source)
+        assert all(f"--head {head}" in text for head in ("none", "classifier", "token"))
+        for head, architecture in (
+            ("classifier", "BertForSequenceClassification"),
+            ("token", "BertForTokenClassification"),
+            ("none", "BertModel"),
+        ):
+            plan = prepare(source, head=head).plan
+            assert plan.architecture.name == architecture
+            assert ({drop.variable for drop in plan.dropped} == layer.keys()) is (head == "none")
+
     @pytest.mark.parametrize("head", [None, "none"])
     def test_whose_embeddings_are_projected_is_refused(
         self, head: str | None, fixtures: Path, tmp_path: Path

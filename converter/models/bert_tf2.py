@@ -31,6 +31,7 @@ _LAYER = Layer(
 )
 _POOLER = "bert/next_sentence/pooler_dense"
 _LOGITS = ("predictions/transform/logits/kernel", "predictions/transform/logits/bias")
+_DENSE = ("dense/kernel", "dense/bias")
 # In the order of the forward pass. Two kinds of head have the same names.
 _HEADS: dict[str, Head] = {
     "pooler": Pooler(_POOLER),
@@ -47,8 +48,10 @@ _HEADS: dict[str, Head] = {
         label="next_sentence_label",
     ),
     "classifier": Sequence("sentence_prediction/logits/kernel", "sentence_prediction/logits/bias"),
+    "dense": Sequence(*_DENSE),
     "span": Span(*_LOGITS),
     "tokens": Tokens(*_LOGITS),
+    "token dense": Tokens(*_DENSE),
 }
 
 OUTPUTS = bert.OUTPUTS
