@@ -62,7 +62,8 @@ def usual_mistakes(
 
     def mistake(changes: Mapping[str, Any]) -> Mistake:
         text = "; ".join(
-            f"OUT has {value} {counted[key]}; the checkpoint has {getattr(settings, key)}"
+            f"the number of {counted[key]} is {value} in OUT, and {getattr(settings, key)} in the"
+            " checkpoint"
             if key in counted
             else _sentence(key, value, settings)
             for key, value in changes.items()

@@ -7,6 +7,7 @@ what the folder has: bit for bit for a tensor, within the bound of `outputs` for
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from ..prepare import Prepared
@@ -45,7 +46,8 @@ def tensor_causes(
     """
     wrong = [match for match in matches if not match.same]
     names = tensor_names(prepared, folder.tensors)
-    missing = [name for name in names if name not in folder.tensors]
+    needed = [*names, *prepared.plan.empty]
+    missing = [name for name in needed if name not in folder.tensors]
     found: dict[str, list[tuple[str, str]]] = {}
     if wrong:
         index = _Digests(prepared, matches)
@@ -164,11 +166,35 @@ def _recognize(
     if back.shape != variable.shape:
         expected = TRANSFORMS[match.op].shape(variable.shape)
         return "shape", f"has the shape {list(tensor.shape)}; the variable gives {list(expected)}"
+    whole = cast(prepared.checkpoint[match.variable], match.dtype)
+    if _is_merged_otherwise(tensor, back, whole):
+        text = f"merges the variable's dimensions {list(whole.shape)} in another order"
+        return "dimensions in another order", text
     for recognize in _NUMBERS:
         found = recognize(back, variable, source)
         if found is not None:
             return found
     return "unknown", _differing(back, variable)
+
+
+def _is_merged_otherwise(tensor: "Array", back: "Array", whole: "Array") -> bool:
+    """Whether a tensor has a variable's numbers, whose dimensions were exchanged and then merged.
+
+    Args:
+        tensor: the folder's.
+        back: the same, before its op.
+        whole: the variable, with all of its dimensions.
+    """
+    import numpy as np
+
+    if whole.ndim == back.ndim:
+        return False
+    orders = (np.transpose(whole, order) for order in permutations(range(whole.ndim)))
+    return any(
+        np.array_equal(order.reshape(layout.shape), layout)
+        for order in orders
+        for layout in (back, tensor)
+    )
 
 
 def _confused(

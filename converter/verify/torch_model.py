@@ -1,6 +1,7 @@
 """The model in PyTorch, loaded by transformers the way a user does."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,16 @@ def load_model(
 
     def load(name: str) -> tuple[Any, dict[str, Any]]:
         try:
-            loaded = getattr(transformers, name).from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                output_loading_info=True,
-                **reference.class_arguments(name, groups),
-            )
+            with warnings.catch_warnings():
+                # A class may have an empty tensor, and torch says that it does not initialize it.
+                warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+                loaded = getattr(transformers, name).from_pretrained(
+                    folder,
+                    dtype=getattr(torch, dtype),
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **reference.class_arguments(name, groups),
+                )
         except Exception as error:  # whatever it raises, the folder caused it
             first = str(error).strip().partition("\n")[0]
             raise VerificationError(f"transformers can't load {folder}: {first}") from error
@@ -69,6 +73,9 @@ def forward(
     """The outputs by the names of `Reference.forward`, and the loss if there are labels.
 
     Every output is a torch tensor that can be differentiated.
+
+    Raises:
+        VerificationError: the model does not run, such as one whose config asks for other layers.
     """
     import torch
 
@@ -90,6 +97,9 @@ def forward(
     ]
     try:
         outputs = model(**given, output_hidden_states=True, **labels)
+    except Exception as error:  # whatever it raises, the folder caused it
+        first = str(error).strip().partition("\n")[0]
+        raise VerificationError(f"the {name} does not run: {first}") from error
     finally:
         for hook in hooks:
             hook.remove()
