@@ -138,8 +138,8 @@ class _Proving(click.Command):
 def cli() -> None:
     """Convert TensorFlow checkpoints of the BERT family to PyTorch.
 
-    CKPT is a folder, a prefix (.../model.ckpt), any file of the checkpoint, a .zip or .tar.gz of
-    it, or the URL of any of these (https://, s3://, gs://, hf://).
+    CKPT is a folder, a prefix (.../model.ckpt), any file of the checkpoint, a Keras .h5, a .zip
+    or .tar.gz of it, or the URL of any of these (https://, s3://, gs://, hf://).
 
     Results go to standard output, progress and notes to standard error. Exit codes: 0 for
     success, 1 for bad data or a failed proof, 2 for a wrong call.

@@ -21,8 +21,8 @@ def open_checkpoint(
     """Open a TensorFlow checkpoint; only its index is read.
 
     Args:
-        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a `.zip` or
-            `.tar.gz` of it, or the URL of any of these.
+        path: a folder, a prefix (`.../model.ckpt`), any file of the checkpoint, a Keras `.h5`, a
+            `.zip` or `.tar.gz` of it, or the URL of any of these.
         verify_checksums: whether the crc32c of each tensor is checked when it is read. Those of
             the index, and of a V1 file's blocks, always are.
         progress: told of the bytes that are downloaded, or unpacked from an archive.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from bertconvert import convert
 
@@ -85,6 +86,45 @@ def test_a_checkpoint_from_the_wild_has_the_bits_of_transformers_4(
     peer: str, real: Path, tmp_path: Path
 ) -> None:
     assert_same(peer, real / "keras-bert-tiny-pretrain", tmp_path)
+
+
+# What from_pretrained(from_tf=True) does; in 4.57.6, that leaves every tensor without data.
+LOAD_H5 = """
+import sys
+import transformers
+from transformers.modeling_tf_pytorch_utils import load_tf2_checkpoint_in_pytorch_model
+folder, kind, out = sys.argv[1:]
+model = getattr(transformers, kind)(transformers.BertConfig.from_pretrained(folder))
+load_tf2_checkpoint_in_pytorch_model(model, f"{folder}/tf_model.h5")
+model.save_pretrained(out)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "head"),
+    [
+        ("h5-pretraining", "BertForPreTraining", None),
+        ("h5-pretraining", "BertForMaskedLM", "mlm"),
+        ("h5-pretraining", "BertForNextSentencePrediction", "nsp"),
+        ("h5-pretraining", "BertModel", "none"),
+        ("h5-classifier", "BertForSequenceClassification", None),
+        ("h5-classifier", "BertForTokenClassification", "token"),
+    ],
+)
+def test_a_keras_file_has_the_bits_that_transformers_4_loads(
+    peer: str, fixtures: Path, tmp_path: Path, name: str, kind: str, head: str | None
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [peer, "-c", LOAD_H5, fixtures / name, kind, tmp_path / "theirs"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    convert(fixtures / name, tmp_path / "ours", head=head)
+    theirs, ours = (load_file(tmp_path / n / "model.safetensors") for n in ("theirs", "ours"))
+    # Our folder keeps the pooler of a class that loads none.
+    assert ours.keys() - theirs.keys() <= {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert theirs.keys() <= ours.keys()
+    for tensor, array in theirs.items():
+        assert np.array_equal(array, ours[tensor]), tensor
 
 
 @pytest.mark.parametrize("checkpoint", full_size())
