@@ -31,7 +31,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 _OF_LAYER, _OF_ALL = (b"weight_names", b"weight_names0"), (b"layer_names", b"layer_names0")
 _WHOLE_MODEL = b"model_weights/"
 _NUMBERED = b"vars"  # the group with numbered variables, in the format of Keras 3
-_MOST_LINKS, _MOST_PATH_BYTES = 500_000, 64 << 20  # BERT of 24 layers has 1,000, of 60 bytes each
+_MOST_LINKS, _MOST_PATH_BYTES = 100_000, 64 << 20  # BERT of 24 layers has 1,000, of 60 bytes each
 _COMPARED_BYTES = 1 << 20
 
 # What h5py and the library report of a file that is damaged, or that makes no sense.
@@ -119,10 +119,14 @@ class KerasFile:
 
         Raises:
             CheckpointError: it is cut off, or a copy differs.
+            Malformed: copies share bytes, so that comparing them would take any time.
         """
         (part,) = self.parts(name)
         self.index.check(part.offset, part.variable.nbytes)
-        for copy in self._copies.get(name, ()):
+        copies = self._copies.get(name, ())
+        if part.variable.nbytes * (1 + len(copies)) > self.index.size:
+            raise Malformed("its copies share bytes")
+        for copy in copies:
             self._compare(part, self.parts(copy)[0])
         self._copies.pop(name, None)
 

@@ -190,6 +190,20 @@ class TestCopies:
         with pytest.raises(CheckpointError, match="c/v"):
             open_checkpoint(write_h5(tmp_path / "x.h5", layers))["v"]
 
+    def test_that_share_bytes_are_refused(self, tmp_path: Path) -> None:
+        """Many copies could otherwise stand for one large tensor, and take any time to compare."""
+        array = np.arange(100_000, dtype=np.float32)
+        layers = {layer: {"v:0": array} for layer in ("a", "b", "c")}
+        path = write_h5(tmp_path / "x.h5", layers)
+        first, *others = (open_checkpoint(path).position(n)[1] for n in ("v", "b/v", "c/v"))
+        data = path.read_bytes()
+        end = len(data) - 2 * array.nbytes  # two copies less, of which the superblock knows
+        for old, new in ((others[0], first), (others[1], first), (len(data), end)):
+            data = data.replace(old.to_bytes(8, "little"), new.to_bytes(8, "little"))
+        path.write_bytes(data[:end])
+        with pytest.raises(CheckpointError, match="share bytes"):
+            open_checkpoint(path)["v"]
+
     def test_of_one_path_are_refused(self, tmp_path: Path) -> None:
         layers = {"a": {"v:0": KERNEL, "w:0": KERNEL}, "b": {"v:0": KERNEL, "v": KERNEL}}
         assert "b/v" in refusal(write_h5(tmp_path / "x.h5", layers))
