@@ -14,6 +14,7 @@ from bertconvert import MappingError, PlanError, convert, open_checkpoint, prepa
 from bertconvert.converter.model_card import model_card
 from bertconvert.converter.verify import verify
 
+from .batch.runs import family, run
 from .checkpoint.table_writer import FLOAT32, write_bundle
 
 Change = Callable[[str], str]
@@ -314,3 +315,44 @@ class TestBertOfTensorFlow2:
         assert "a TensorFlow 2 checkpoint" in card
         assert "tensorflow-2-checkpoint" in card
         assert "TensorFlow 1" not in card
+
+
+class TestABatch:
+    def test_takes_all_families_mixed(self, fixtures: Path, tmp_path: Path) -> None:
+        result = run(fixtures, tmp_path / "out", "--jobs", "2")
+        models = family(tmp_path / "out")
+        failed = {name: model["error"] for name, model in models.items() if "error" in model}
+        assert {"tf2-span", "tf2-token"} <= failed.keys()  # which three classes could hold
+        assert all("--head" in error for error in failed.values())
+        assert result.exit_code == 1
+        classes = {model["architecture"] for name, model in models.items() if name not in failed}
+        assert {
+            "BertForPreTraining",
+            "BertForSequenceClassification",
+            "MobileBertForPreTraining",
+        } <= classes
+
+    def test_gives_each_the_head_that_its_list_names(self, fixtures: Path, tmp_path: Path) -> None:
+        heads = {"tf2-span": "squad", "tf2-token": "token", "mobilebert": "none", "tf2-hub": ""}
+        lines = []
+        for name, head in heads.items():
+            lines += ["[[model]]", f'source = "{fixtures / name}"', f'name = "{name}"']
+            lines += [f'head = "{head}"'] if head else []
+        (tmp_path / "list.toml").write_text("\n".join(lines))
+        result = run("--list", tmp_path / "list.toml", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        classes = {name: m["architecture"] for name, m in family(tmp_path / "out").items()}
+        assert classes == {
+            "tf2-span": "BertForQuestionAnswering",
+            "tf2-token": "BertForTokenClassification",
+            "mobilebert": "MobileBertModel",
+            "tf2-hub": "BertForMaskedLM",
+        }
+
+    def test_takes_the_toys_of_all_families(self, families: Path, tmp_path: Path) -> None:
+        checkpoints = families / "checkpoints"
+        run(checkpoints, tmp_path / "out", "--jobs", "2")
+        models = family(tmp_path / "out")
+        assert len(models) == len([path for path in checkpoints.iterdir() if path.is_dir()])
+        assert [name for name, model in models.items() if "error" in model] == ["tf2-span"]
+        assert "--head" in models["tf2-span"]["error"]
