@@ -169,6 +169,7 @@ class Architecture(_Table, frozen=True):
     strip: str = ""  # taken off the start of every tensor's name
     without: dict[str, str] = {}  # an optional group -> from_pretrained's argument if it is missing
     explicit: bool = False  # only --head or the config chooses it
+    needs: dict[str, int] = {}  # a symbol -> the only size that the class may have
     problem_type: bool = False  # whether config.json's problem_type chooses its loss
 
 
@@ -657,6 +658,8 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
         yield from (f"{place}: {n!r} stands for another group" for n in sorted(used & {*stand_ins}))
         unknown = used - set(names)
         yield from (f"{place}: unknown group {name!r}" for name in sorted(unknown))
+        for symbol in sorted(architecture.needs.keys() - mapping.sizes.keys()):
+            yield f"{place}: needs.{symbol} is not in [sizes]"
         missing = required - set(architecture.groups)
         yield from (f"{place}: lacks the required group {name!r}" for name in sorted(missing))
     if not mapping.architecture:

@@ -166,6 +166,7 @@ def make_plan(
     planner.check_alternatives(written, local, ordered)
     planner.measure(written, loops)
     planner.complete_sizes()
+    planner.check_needs(architecture)
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
     planner.check_config()
@@ -633,6 +634,15 @@ class _Planner:
         self.untold.append(
             f"{key} = {shown} is as {PROVENANCE} records it; nothing in the checkpoint tells it"
         )
+
+    def check_needs(self, architecture: Architecture) -> None:
+        """A reason for every size that the class can't have."""
+        self.reasons += [
+            f"{architecture.name} needs {self.mapping.size_key(symbol)} = {size}, but the"
+            f" checkpoint has {self.sizes[symbol]} ({self.evidence[symbol]})"
+            for symbol, size in architecture.needs.items()
+            if symbol in self.evidence and self.sizes[symbol] != size
+        ]
 
     def check_vocabulary(self, tokens: int, name: str, odd: Sequence[str]) -> None:
         """A reason if the vocabulary has another length than the model."""

@@ -633,6 +633,13 @@ WRONG = [
         "required",
         "'body'",
     ),
+    (
+        "a size that the class needs",
+        '["body"]',
+        '["body"]\nneeds = { Q = 1 }',
+        "needs.Q",
+        "[sizes]",
+    ),
     ("unknown optional group", '["body"]', '["body"]\noptional = ["x"]', "(Bare): ", "'x'"),
     ("head twice", 'head   = "none"', 'head = "head"', "'head'", "twice"),
     (

@@ -216,6 +216,21 @@ class Tokens(Linear, frozen=True):
         return cross_entropy(outputs[self.gives[0]], labels["labels"])
 
 
+class Choice(Linear, frozen=True):
+    """Scores of a question's choices, which are the sequences of a batch: [1, B]."""
+
+    def split(self, logits: Any) -> Tensors:
+        return {self.gives[0]: tensorflow().transpose(logits)}
+
+    def labels(self, arrays: Variables, settings: Settings, samples: Samples, rng: Rng) -> Labels:
+        import numpy as np
+
+        return _classes(rng, len(samples.input_ids), np.ones(1, bool))
+
+    def loss(self, outputs: Tensors, settings: Settings, labels: Labels) -> Any:
+        return cross_entropy(outputs[self.gives[0]], labels["labels"])
+
+
 class Span(Linear, frozen=True):
     """Where an answer starts and where it ends: [B, T] each, the columns of one product."""
 
@@ -235,6 +250,32 @@ class Span(Linear, frozen=True):
         return (start + cross_entropy(outputs["end_logits"], labels["end_positions"])) / 2
 
 
+class Replaced(Head, frozen=True):
+    """Whether each token was replaced, by two dense layers: `logits` [B, T]."""
+
+    inner: str  # scopes
+    outer: str
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{scope}/{variable}" for scope in (self.inner, self.outer) for variable in DENSE]
+
+    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+        x = dense(variables, self.inner, outputs[settings.last_layer])
+        x = activation(settings.activation, x)
+        return {"logits": tensorflow().squeeze(dense(variables, self.outer, x), -1)}
+
+    def labels(self, arrays: Variables, settings: Settings, samples: Samples, rng: Rng) -> Labels:
+        return {"labels": _drawn(rng, 2, samples.input_mask > 0)}
+
+    def loss(self, outputs: Tensors, settings: Settings, labels: Labels) -> Any:
+        """The mean over the tokens, which Google divides by their number plus 1e-6."""
+        wanted = labels["labels"]
+        chosen = wanted != IGNORED
+        logits = tensorflow().boolean_mask(outputs["logits"], chosen)
+        return binary_cross_entropy(logits, wanted[chosen])
+
+
 def _drawn(rng: Rng, classes: int, chosen: Array) -> Array:
     """Labels where `chosen` is true."""
     import numpy as np
@@ -243,7 +284,7 @@ def _drawn(rng: Rng, classes: int, chosen: Array) -> Array:
 
 
 def _classes(rng: Rng, classes: int, chosen: Array) -> Labels:
-    """A classifier's labels; none for one class, because its loss is 0."""
+    """Labels of one class among several; none for one class, because its loss is 0."""
     return {"labels": _drawn(rng, classes, chosen)} if classes > 1 else {}
 
 

@@ -120,11 +120,14 @@ def _sentence(key: str, value: Any, settings: Settings) -> str:
 
 
 def exchanged(variables: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
-    """The variables with two parts of their names exchanged, such as `query` and `key`."""
+    """The variables with two parts of their names exchanged, such as `query` and `key`.
+
+    A variable without a counterpart stays.
+    """
     swap = {one: other, other: one}
     return {
-        name: variables["/".join(swap.get(part, part) for part in name.split("/"))]
-        for name in variables
+        name: variables.get("/".join(swap.get(part, part) for part in name.split("/")), array)
+        for name, array in variables.items()
     }
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Labels = dict[str, Array]
 
+_LOSS_ULPS = 4  # of rounding
+
 # Labels that project an encoder's outputs to a number, where there is no head. The second is used
 # if the model has a pooled output.
 _LAST_LAYER, _POOLED = "project", "project_pooled"
@@ -33,7 +35,9 @@ def prove_gradients(
     A gradient's difference is relative to its largest element. Some gradients are zero by
     mathematics and hold nothing but rounding: those of a bias that adds the same number to all
     inputs of a softmax, which cancels it. Where both sides are below `ZERO` of the model's largest
-    gradient, both count as zero.
+    gradient, both count as zero. Others are nearly zero, such as those of a relu before a
+    normalization, which takes out how large its input is. Their rounding is as large, so a difference
+    below `ZERO` of the model's largest gradient is none.
 
     Looking up the padding token does not train its embedding: transformers gives
     torch.nn.Embedding a `padding_idx`, and TensorFlow's side leaves the same row out. It matters
@@ -48,7 +52,7 @@ def prove_gradients(
     """
     labels = [_labels(sides, samples, [seed, n]) for n, samples in enumerate(sides.samples)]
     original, theirs = _tensorflow(sides, labels, pad_id)
-    found, ours = _pytorch(sides, labels)
+    found, ours, rounding = _pytorch(sides, labels)
     largest_of_all = max(float(abs(gradient).max(initial=0)) for gradient in original.values())
     gradients = []
     for match in matches:
@@ -58,7 +62,8 @@ def prove_gradients(
             one = TRANSFORMS[match.op].apply(one.reshape(match.merged))
         if one is not None or other is not None:
             gradients.append(_gradient(match, one, other, largest_of_all))
-    same_loss = abs(ours - theirs) <= SAME_GRADIENT * abs(theirs)
+    # transformers takes some labels as float32, and the loss with them, but not its gradients.
+    same_loss = abs(ours - theirs) <= max(SAME_GRADIENT, rounding) * abs(theirs)
     return [
         Check("gradients", "loss", same_loss, f"{theirs:.6f} in TensorFlow, {ours:.6f} in PyTorch"),
         _check(gradients),
@@ -73,7 +78,8 @@ def _gradient(
     else:
         scale, ours = (float(abs(gradient).max(initial=0)) for gradient in (one, other))
         zero = max(scale, ours) <= ZERO * largest_of_all
-        scale = largest_of_all if zero else scale
+        least = ZERO / SAME_GRADIENT * largest_of_all
+        scale = largest_of_all if zero else max(scale, least)
         difference = largest(one, other)
     return Gradient(
         tensor=match.tensor,
@@ -147,13 +153,16 @@ def _tensorflow(
     return gradients, total
 
 
-def _pytorch(sides: Sides, labels: "list[Labels]") -> "tuple[dict[str, Array], float]":
-    """Gradients by the parameters' names, and the loss; both summed over the samples."""
+def _pytorch(sides: Sides, labels: "list[Labels]") -> "tuple[dict[str, Array], float, float]":
+    """Gradients by the parameters' names, and the loss; both summed over the samples.
+
+    The last is how much the loss may be rounded, relative to it.
+    """
     import torch
 
     model = sides.torch_float64
     model.zero_grad()
-    total = 0.0
+    total, rounding = 0.0, 0.0
     for samples, wanted in zip(sides.samples, labels, strict=True):
         given = {name: torch.from_numpy(array) for name, array in wanted.items()}
         projected = _LAST_LAYER in given
@@ -166,7 +175,8 @@ def _pytorch(sides: Sides, labels: "list[Labels]") -> "tuple[dict[str, Array], f
                 loss = loss + (outputs["pooled"] * given[_POOLED]).sum()
         loss.backward()
         total += float(loss.detach())
-    return dict(_gradients(model)), total
+        rounding = max(rounding, _LOSS_ULPS * torch.finfo(loss.dtype).eps)
+    return dict(_gradients(model)), total, rounding
 
 
 def _gradients(model: Any) -> "Iterator[tuple[str, Array]]":

@@ -359,7 +359,7 @@ def changed_copy(
     without: str = "-",
     rename: tuple[str, str] = ("", ""),
 ) -> Path:
-    """A BERT checkpoint of the fixtures, with its config and vocabulary.
+    """A checkpoint of the fixtures, with its config and vocabulary.
 
     Args:
         folder: the folder to make.
@@ -380,6 +380,7 @@ def changed_copy(
     }
     folder.mkdir()
     write_bundle(folder / "bert_model.ckpt", arrays)
-    for name in ("bert_config.json", "vocab.txt"):
-        shutil.copy(source / name, folder)
+    for path in source.iterdir():
+        if path.suffix in (".json", ".txt"):
+            shutil.copy(path, folder)
     return folder

@@ -155,6 +155,15 @@ def test_a_gradient_is_zero_only_where_both_sides_are() -> None:
     assert _gradient(MATCH, real, real * (1 + 5e-10), 1.0).passed
 
 
+def test_a_gradient_that_is_nearly_zero_has_the_rounding_of_the_others() -> None:
+    tiny = np.array([7.2e-10, 0.0])
+    assert _gradient(MATCH, tiny, tiny + 1.9e-15, 1.0).passed
+    assert _gradient(MATCH, tiny, tiny + 0.9e-12, 1.0).passed
+    assert not _gradient(MATCH, tiny, tiny + 1.1e-12, 1.0).passed
+    assert not _gradient(MATCH, tiny, tiny + 1.9e-15, 1e-3).passed
+    assert not _gradient(MATCH, tiny, -tiny, 1.0).passed
+
+
 def test_the_sequences_reach_every_part_of_the_model() -> None:
     long, ragged = batches(8)
     assert long.input_ids.shape == (1, 512) and long.input_mask.all()
