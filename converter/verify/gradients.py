@@ -36,8 +36,8 @@ def prove_gradients(
     mathematics and hold nothing but rounding: those of a bias that adds the same number to all
     inputs of a softmax, which cancels it. Where both sides are below `ZERO` of the model's largest
     gradient, both count as zero. Others are nearly zero, such as those of a relu before a
-    normalization, which takes out how large its input is. Their rounding is as large, so a difference
-    below `ZERO` of the model's largest gradient is none.
+    normalization, which takes out how large its input is. Their rounding is as large. So a
+    difference below `ZERO` of the model's largest gradient is none.
 
     Looking up the padding token does not train its embedding: transformers gives
     torch.nn.Embedding a `padding_idx`, and TensorFlow's side leaves the same row out. It matters
