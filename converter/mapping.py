@@ -98,6 +98,7 @@ class Default(_Table, frozen=True):
     value: Value | None = None  # without one, the key is written if the config has it: a number
     least: float = -math.inf
     most: float = math.inf
+    computes: bool = False  # whether the model computes something else with another value
 
     @property
     def range(self) -> str:

@@ -691,6 +691,10 @@ class _Planner:
                 value = float(value)  # transformers takes no whole number for some keys
             if key in self.by_record and value != usual:
                 self._doubt_record(key, value)
+            elif rule.computes and not self.has_config:
+                self.untold.append(
+                    f"{key} = {_shown(value)} is assumed, because no config gives it"
+                )
             values[key] = value
         return values
 

@@ -259,6 +259,9 @@ class TestTheActivation:
         plan = prepare(folder, num_heads=2).plan
         assert plan.config["hidden_act"] == "gelu"
         assert plan.config["layer_norm_eps"] == 1e-12
+        for key in ("hidden_act", "layer_norm_eps"):
+            assert any(key in fact for fact in plan.untold)
+        assert not any("dropout" in fact for fact in plan.untold)
 
     def test_that_no_one_knows_is_refused(self, make: Make) -> None:
         with pytest.raises(PlanError, match="swish"):
