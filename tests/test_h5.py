@@ -193,6 +193,22 @@ class TestAClassifier:
         folder = make("h5-classifier", architectures=None)
         assert prepare(folder).plan.architecture.name == "BertForSequenceClassification"
 
+    def test_of_choices_is_told_by_the_config(self, make: Make) -> None:
+        def change(layers: Layers) -> None:
+            head = layers["classifier"]
+            layers["classifier"] = {name: array[..., :1] for name, array in head.items()}
+
+        labels = {"id2label": {"0": "x"}, "label2id": {"x": 0}}
+        named = {"architectures": ["BertForMultipleChoice"]}
+        folder = make("h5-classifier", change, **named, **labels)
+        assert prepare(folder).plan.architecture.name == "BertForMultipleChoice"
+        shutil.rmtree(folder)
+        folder = make("h5-classifier", change, **labels)
+        assert prepare(folder).plan.architecture.name == "BertForSequenceClassification"
+        shutil.rmtree(folder)
+        with pytest.raises(PlanError, match="num_labels = 1"):
+            prepare(make("h5-classifier", **named))
+
     def test_of_tokens_is_told_by_the_missing_pooler(self, make: Make) -> None:
         def change(layers: Layers) -> None:
             for name in [name for name in layers["bert"] if "/pooler/" in name]:

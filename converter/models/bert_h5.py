@@ -11,7 +11,18 @@ from msgspec.structs import replace
 
 from . import bert, encoder, heads
 from .encoder import Embeddings, Layer, run_layers, settings_of
-from .heads import Head, MaskedLM, Pair, Pooler, Sequence, Span, Tokens, head_names, with_heads
+from .heads import (
+    Choice,
+    Head,
+    MaskedLM,
+    Pair,
+    Pooler,
+    Sequence,
+    Span,
+    Tokens,
+    head_names,
+    with_heads,
+)
 from .mistakes import usual_mistakes
 from .reference import Architecture, Mistake, Samples
 
@@ -39,11 +50,13 @@ _HEADS: dict[str, Head] = {
     ),
     "classifier": Sequence("classifier/kernel", "classifier/bias"),
     "token": Tokens("classifier/kernel", "classifier/bias"),
+    "choice": Choice("classifier/kernel", "classifier/bias"),
     "squad": Span("qa_outputs/kernel", "qa_outputs/bias"),
 }
 
-OUTPUTS, BASE_CLASS, CHOICES = bert.OUTPUTS, bert.BASE_CLASS, bert.CHOICES
-POOLING, SWAPS = bert.POOLING, bert.SWAPS
+OUTPUTS = {**bert.OUTPUTS, "BertForMultipleChoice": {"logits": "logits"}}
+BASE_CLASS, POOLING, SWAPS = bert.BASE_CLASS, bert.POOLING, bert.SWAPS
+CHOICES = ("BertForMultipleChoice",)
 
 
 class Settings(encoder.Settings, frozen=True):
@@ -61,8 +74,9 @@ without_training, class_arguments = encoder.without_training, bert.class_argumen
 def settings(architecture: Architecture) -> Settings:
     if architecture.activation == "gelu_new":  # a name of its own there, and here a form of gelu
         architecture = replace(architecture, activation="gelu", form="tanh")
-    is_token = architecture.head == "token"
-    groups = {"token" if g == "classifier" and is_token else g for g in architecture.groups}
+    groups = set(architecture.groups)
+    if architecture.head in ("token", "choice"):  # other heads of the same variables
+        groups = groups - {"classifier"} | {architecture.head}
     return settings_of(
         Settings, architecture, groups, epsilon=architecture.config["layer_norm_eps"]
     )

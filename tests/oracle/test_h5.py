@@ -1,12 +1,14 @@
 """Files of Keras and of transformers' TensorFlow classes, against the programs that write them."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import h5py
 import numpy as np
 import pytest
 import tf_keras
@@ -68,6 +70,21 @@ def test_every_class_of_a_classifier_passes_every_level(
     convert(fixtures / "h5-classifier", tmp_path / "out", head=head)
     verdict = verify(fixtures / "h5-classifier", tmp_path / "out", level="gradients", head=head)
     assert verdict.passed
+
+
+def test_a_model_of_choices_passes_every_level(fixtures: Path, tmp_path: Path) -> None:
+    shutil.copytree(fixtures / "h5-classifier", tmp_path / "in")
+    with h5py.File(tmp_path / "in" / "tf_model.h5", "r+") as file:
+        head = file["classifier/tf_bert_for_sequence_classification/classifier"]
+        for name in ("kernel:0", "bias:0"):
+            array = head[name][..., :1]
+            del head[name]
+            head[name] = array
+    options = {"head": "choice", "labels": ["score"]}
+    convert(tmp_path / "in", tmp_path / "out", **options)
+    verdict = verify(tmp_path / "in", tmp_path / "out", level="gradients", **options)
+    assert verdict.passed
+    assert verdict.architecture == "BertForMultipleChoice"
 
 
 @pytest.mark.parametrize(
