@@ -26,7 +26,7 @@ from .mapping import MappingFile, builtin_mappings, read_header, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
 from .plan import NOT_RECORDED, Plan, Recorded, make_plan
-from .scope import casing_variables, detected, fits, telling_names
+from .scope import casing_variables, detected, fits, missing_name, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location
 from .text import joined
@@ -393,7 +393,7 @@ def choose_mapping(checkpoint: Checkpoint, options: Options) -> tuple[MappingFil
         some = ", ".join(list(checkpoint)[:5])
         first: dict[str, list[str]] = {}
         for mapping in every.values():
-            first.setdefault(mapping.detects[0], []).append(mapping.name)
+            first.setdefault(missing_name(variables, mapping), []).append(mapping.name)
         detects = joined([f"{name} ({', '.join(of)})" for name, of in first.items()])
         raise MappingError(
             f"no mapping fits {checkpoint.name}. It has {len(checkpoint):,} variables, such as"

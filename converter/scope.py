@@ -47,6 +47,16 @@ def fits(variables: Collection[Variable], mapping: Header) -> bool:
     return not any(_scopes(names, [name]) for name in lacks)
 
 
+def missing_name(variables: Iterable[Variable], mapping: Header) -> str:
+    """The first variable that a mapping is detected by and that a checkpoint lacks.
+
+    If it has each of them, but not in one scope, it is the first of all.
+    """
+    names = [name for name, _ in _named(variables, mapping)]
+    lost = (name for name in mapping.detects if not _scopes(names, [name]))
+    return next(lost, mapping.detects[0])
+
+
 def name_of(variable: Variable) -> str:
     """The name that a TF2 program gave a variable, else its name in the checkpoint."""
     return variable.full_name or variable.name
