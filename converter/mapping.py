@@ -334,18 +334,24 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def folders(self) -> list[str]:
-        """What the names of the model without its heads start with, such as `memo/`."""
+        """What the names of the model without its heads start with, such as `memo/`.
+
+        A folder that heads have, too, is inside only if a required group is in it.
+        """
         headless = self.headless
-        groups = {*headless.groups, *headless.optional} if headless else set()
-        return sorted(
-            {
-                re.split(r"[{*]", f"{name.partition('/')[0]}/")[0]
-                for group in self.group
-                if group.required or group.name in groups
-                for rule in group.variable
-                for name in self.names_of(rule)
-            }
-        )
+        names = {*headless.groups, *headless.optional} if headless else set()
+        required = [group for group in self.group if group.required]
+        without_head = [group for group in self.group if group.name in names]
+        heads = [group for group in self.group if group not in (*required, *without_head)]
+        return sorted(self._roots(required) | self._roots(without_head) - self._roots(heads))
+
+    def _roots(self, groups: Iterable[Group]) -> set[str]:
+        return {
+            re.split(r"[{*]", f"{name.partition('/')[0]}/")[0]
+            for group in groups
+            for rule in group.variable
+            for name in self.names_of(rule)
+        }
 
     def size_key(self, symbol: str) -> str:
         """The config key of a symbol."""

@@ -291,6 +291,28 @@ class TestBertOfTensorFlow2:
             assert plan.architecture.name == architecture
             assert ({drop.variable for drop in plan.dropped} == layer.keys()) is (head == "none")
 
+    def test_in_a_scope_with_its_heads_outside_is_verified(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        def of_encoder_v2(name: str) -> str:
+            return name if name.startswith("bert/") else f"bert_encoder_v2/{name}"
+
+        source = renamed(tmp_path / "in", fixtures / "tf2-pretraining", of_encoder_v2)
+        made = convert(source, tmp_path / "out")
+        assert made.architecture == "BertForPreTraining"
+        assert verify(source, tmp_path / "out", level="weights").passed
+
+    def test_is_converted_without_heads_that_no_rule_knows(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        head = {
+            "bert/sentence_order/logits/kernel": (16, 2),
+            "bert/sentence_order/logits/bias": (2,),
+        }
+        source = renamed(tmp_path / "in", fixtures / "tf2-encoder", same, **head)
+        assert f"{scope}/kernel" in refusal(source)
+        assert {drop.variable for drop in prepare(source, head="none").plan.dropped} == head.keys()
+
     @pytest.mark.parametrize("head", [None, "none"])
     def test_whose_embeddings_are_projected_is_refused(
         self, head: str | None, fixtures: Path, tmp_path: Path
