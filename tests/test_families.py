@@ -305,10 +305,8 @@ class TestBertOfTensorFlow2:
     def test_is_converted_without_heads_that_no_rule_knows(
         self, fixtures: Path, tmp_path: Path
     ) -> None:
-        head = {
-            "bert/sentence_order/logits/kernel": (16, 2),
-            "bert/sentence_order/logits/bias": (2,),
-        }
+        scope = "bert/sentence_order/logits"
+        head = {f"{scope}/kernel": (16, 2), f"{scope}/bias": (2,)}
         source = renamed(tmp_path / "in", fixtures / "tf2-encoder", same, **head)
         assert f"{scope}/kernel" in refusal(source)
         assert {drop.variable for drop in prepare(source, head="none").plan.dropped} == head.keys()
