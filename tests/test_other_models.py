@@ -69,6 +69,8 @@ class TestNames:
             ("tfgp_t2lm_head_model/transformer/h_._0/mlp/c_fc/weight", "transformers'"),
             ("roberta/encoder/layer_0/output/dense/kernel", "RoBERTa"),
             ("bert_model/embedding_postprocessor/type_embeddings", "TensorFlow 2 as of 2019"),
+            ("transformer/self_attention/query/kernel", "ALBERT of TensorFlow Model Garden"),
+            ("mobile_bert_embedding/embedding_norm/beta", "MobileBERT of TensorFlow Model Garden"),
             ("Encoder-1-MultiHeadSelfAttention/Wq", "keras-bert"),
             ("bert/encoder/layer_0/intermediate/kernel", "bert-for-tf2"),
             ("_CHECKPOINTABLE_OBJECT_GRAPH", "an object graph"),
