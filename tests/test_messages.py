@@ -25,10 +25,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 import bertconvert
+from bertconvert import open_checkpoint
 from bertconvert.cli import cli
 from bertconvert.converter.mapping import builtin_mappings
 from bertconvert.converter.storage import filesystems
 
+from .checkpoint.table_writer import FLOAT32, write_bundle
 from .remote.server import Server, serving
 
 GOLDEN = Path(__file__).with_name("messages.txt")
@@ -80,7 +82,8 @@ class Transcript:
 def transcript(
     tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Transcript]:
-    for name in ("pretraining", "classifier", "squad", "encoder", "h5-pretraining"):
+    names = ["pretraining", "classifier", "squad", "encoder", "h5-pretraining"]
+    for name in (*names, "mobilebert", "tf2-pretraining", "tf2-span", "tf2-hub"):
         shutil.copytree(fixtures / name, tmp_path / name)
         for outputs in (tmp_path / name).glob("*outputs.safetensors"):
             outputs.unlink()
@@ -127,6 +130,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
     checkpoints(transcript)
     archives(transcript)
     keras_files(transcript)
+    families(transcript)
     with serving(transcript.folder) as server:
         remote(transcript, server)
     configs(transcript)
@@ -259,6 +263,28 @@ def archives(t: Transcript) -> None:
     t.run("inspect packed")
     Path("classifier.rar").write_bytes(b"Rar!")
     t.run("inspect classifier.rar")
+
+
+def families(t: Transcript) -> None:
+    t.part("Families")
+    t.run("tf2pt mobilebert out-mobilebert")
+    config = "bert_config.json"
+    changed("mobilebert", "no-heads", lambda c: (c / config).unlink())
+    t.run("tf2pt no-heads out-no-heads", "nothing tells the heads")
+    text = Path("mobilebert", config).read_text()
+    odd = changed("mobilebert", "odd")
+    for old, new in (('"no_norm"', '"layer_norm"'), ('activation": false', 'activation": true')):
+        (odd / config).write_text(text.replace(old, new))
+        t.run("tf2pt odd out-odd", new)
+    with open_checkpoint("mobilebert") as checkpoint:
+        arrays = {n.replace("Fake", ""): (FLOAT32, np.array(checkpoint[n])) for n in checkpoint}
+    changed("mobilebert", "layer-norm", lambda c: [file.unlink() for file in c.glob("*.ckpt*")])
+    write_bundle(Path("layer-norm", "mobilebert_variables.ckpt"), arrays)
+    t.run("tf2pt layer-norm out", "a layout that transformers can't hold")
+    t.run("tf2pt tf2-pretraining out-tf2")
+    t.run("tf2pt tf2-hub out-hub")
+    t.run("tf2pt tf2-span out-span", "a head that three classes have")
+    t.run("tf2pt tf2-span out-span --head squad")
 
 
 def keras_files(t: Transcript) -> None:
@@ -422,8 +448,6 @@ def labels(t: Transcript) -> None:
 
 
 def plans(t: Transcript) -> None:
-    from .checkpoint.table_writer import write_bundle
-
     t.part("Plans")
     t.run("tf2pt pretraining out --head token")
     t.run("tf2pt pretraining out --head tokens")
