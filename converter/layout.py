@@ -9,6 +9,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 VOCABULARY = "vocab.txt"
+SENTENCEPIECE = "spiece.model"
 
 WEIGHTS = {"safetensors": SAFETENSORS, "bin": TORCH}
 """The weights file of each format."""
@@ -19,6 +20,7 @@ MODEL_FILES = frozenset(
         CONFIG,
         PROVENANCE,
         SAFETENSORS,
+        SENTENCEPIECE,
         SPECIAL_TOKENS,
         TOKENIZER,
         TOKENIZER_CONFIG,

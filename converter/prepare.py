@@ -142,8 +142,9 @@ def _prepare(
             verb = "lower-cases" if do_lower_case else "does not lower-case"
             notes.append(f"the tokenizer {verb} text: {reason}")
         special_tokens = tokenizer.special_tokens(vocabulary)
-        if missing := [token.text for token in special_tokens.values() if token.row is None]:
-            notes.append(f"the vocabulary lacks {', '.join(missing)}")
+        missing = [token.text for token in special_tokens.values() if token.row is None]
+        if missing:
+            notes.append(f"the vocabulary lacks {', '.join(dict.fromkeys(missing))}")
         odd = tokenizer.vocabulary_notes(vocabulary)
         notes += [f"{vocabulary_name}: {note}" for note in odd]
     else:

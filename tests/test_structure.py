@@ -71,7 +71,7 @@ PLAIN_WORDS = {
 # The model folder's files are called as transformers calls them, whatever family wrote the model.
 # A word that means something else in one place: a path's start -> words.
 ELSEWHERE = {
-    "converter/layout.py": {"vocab.txt"},
+    "converter/layout.py": {"spiece.model", "vocab.txt"},
     "converter/storage/": {"query"},  # of a URL
 }
 

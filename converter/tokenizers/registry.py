@@ -29,7 +29,14 @@ class Casing(Protocol):
 
 
 class Tokenizer(Protocol):
-    """A module of this folder. Next to it, `NAME_reference` has the original tokenizer."""
+    """A module of this folder. Next to it, `NAME_reference` has the original tokenizer.
+
+    A vocabulary is the tokens by index. If a kind needs more of the file, its `read_vocabulary`
+    gives a tuple that has it.
+    """
+
+    VOCABULARY: str
+    """The vocabulary's name in a model folder."""
 
     @staticmethod
     def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
@@ -50,6 +57,10 @@ class Tokenizer(Protocol):
     @staticmethod
     def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
         """The vocabulary with as many rows as the model, which it may lack: no text spells them."""
+
+    @staticmethod
+    def written_tokens(data: bytes) -> list[str]:
+        """The tokens in the file `VOCABULARY` of a model folder; a ValueError if it is damaged."""
 
     @staticmethod
     def tokenizer_files(

@@ -20,13 +20,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
 from .. import layout
 from ..errors import PlanError
-from ..text import joined
+from ..text import joined, to_json_lines
+from .parts import UNUSED, Casing, added_tokens, free_name, lower_case, replace
 from .registry import Role, SpecialToken
+
+VOCABULARY = layout.VOCABULARY
 
 SPECIAL_TOKENS: Mapping[Role, str] = {
     "unk_token": "[UNK]",
@@ -39,16 +39,8 @@ SPECIAL_TOKENS: Mapping[Role, str] = {
 # The default of WordpieceTokenizer; that of tokenizers is 100.
 _MAX_CHARS_PER_WORD = 200
 
-# Both Oniguruma (tokenizers) and JavaScript with the flag `u` (transformers.js) read the patterns
-# below. So they use only what both know, and code points are written as themselves.
-
 # The characters that _clean_text deletes. NUL, which it also names, has the category Cc.
 _DELETED = r"[^\P{Cc}\t\n\r]|\p{Cf}|" + "\ufffd"
-
-# str.lower() writes Σ as ς after a cased letter if no cased letter follows; characters that ignore
-# case do not count (Final_Sigma in Unicode's SpecialCasing.txt). Lowercase of tokenizers does not.
-_CASED = r"[^\P{Cased}\p{Case_Ignorable}]"
-_FINAL_SIGMA = rf"(?<={_CASED}\p{{Case_Ignorable}}*)Σ(?!\p{{Case_Ignorable}}*{_CASED})"
 
 # Each of these characters is a word: those of _is_punctuation, which includes all ASCII signs, and
 # the blocks of _is_chinese_char. Google's code separates the ideographs before it strips accents.
@@ -67,14 +59,7 @@ _STRAY_SHARE = 0.01
 _MOST_LINES = 5  # that a note names
 
 # The names of rows that no text may spell: a text has no word with a bracket in it.
-_UNUSED, _DUPLICATE = "unused_", "duplicate"
-
-
-class Casing(Struct, frozen=True):
-    """Whether text is lower-cased and stripped of accents, and the sentence that says why."""
-
-    do_lower_case: bool
-    reason: str
+_DUPLICATE = "duplicate"
 
 
 def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
@@ -190,17 +175,15 @@ def vocabulary_notes(tokens: Sequence[str]) -> list[str]:
 def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
     """The tokens, and "[unused_17]" with their index for rows that have none."""
     taken = set(tokens)
-    names = [_free_name(_UNUSED, row, taken) for row in range(len(tokens), rows)]
-    return (*tokens, *names)
+    return (*tokens, *(free_name(UNUSED, row, taken) for row in range(len(tokens), rows)))
 
 
-def _free_name(kind: str, row: int, taken: set[str]) -> str:
-    """A name for a row that the vocabulary does not have; it is taken from then on."""
-    name = f"{kind}{row}"
-    while f"[{name}]" in taken:
-        name += "_"
-    taken.add(f"[{name}]")
-    return f"[{name}]"
+def written_tokens(data: bytes) -> list[str]:
+    """The tokens in a vocab.txt that `tokenizer_files` wrote; a ValueError if it is not UTF-8."""
+    tokens = data.decode().split("\n")
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    return tokens
 
 
 def tokenizer_files(
@@ -228,7 +211,7 @@ def tokenizer_files(
     if len(ids) < len(tokens):
         taken = set(tokens)
         tokens = [
-            token if ids[token] == index else _free_name(_DUPLICATE, index, taken)
+            token if ids[token] == index else free_name(_DUPLICATE, index, taken)
             for index, token in enumerate(tokens)
         ]
         ids = {token: index for index, token in enumerate(tokens)}
@@ -246,9 +229,9 @@ def tokenizer_files(
     }
     return {
         layout.VOCABULARY: ("\n".join(tokens) + "\n").encode(),
-        layout.TOKENIZER: _json(_tokenizer_json(ids, special.values(), do_lower_case)),
-        layout.TOKENIZER_CONFIG: _json(config),
-        layout.SPECIAL_TOKENS: _json(special),
+        layout.TOKENIZER: to_json_lines(_tokenizer_json(ids, special.values(), do_lower_case)),
+        layout.TOKENIZER_CONFIG: to_json_lines(config),
+        layout.SPECIAL_TOKENS: to_json_lines(special),
     }
 
 
@@ -256,31 +239,15 @@ def _tokenizer_json(
     ids: dict[str, int], special: Iterable[str], do_lower_case: bool
 ) -> dict[str, Any]:
     """The whole pipeline, as the tokenizers library describes it."""
-    normalizers = [_replace(_DELETED, "")]
+    normalizers = [replace(_DELETED, "")]
     if do_lower_case:
-        normalizers += [
-            _replace(_FINAL_SIGMA, "ς"),
-            {"type": "Lowercase"},
-            {"type": "NFD"},
-            _replace(r"\p{Mn}", ""),
-        ]
+        normalizers += [*lower_case(), {"type": "NFD"}, replace(r"\p{Mn}", "")]
     framed = "[CLS]" in ids and "[SEP]" in ids
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": ids[token],
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for token in sorted(special, key=ids.__getitem__)
-        ],
+        "added_tokens": added_tokens({token: ids[token] for token in special}),
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {
             "type": "Sequence",
@@ -312,15 +279,7 @@ def _tokenizer_json(
     }
 
 
-def _replace(pattern: str, content: str) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
-
-
 def _lower_case(text: str) -> str:
     """A word as BasicTokenizer changes it if do_lower_case is set."""
     decomposed = unicodedata.normalize("NFD", text.lower())
     return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

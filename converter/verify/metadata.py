@@ -8,11 +8,11 @@ import msgspec
 from msgspec import Struct
 
 from ..labels import generic_name, usual_problem_type
-from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY
+from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG
 from ..mapping import SizeRule, same_function
 from ..prepare import Prepared, source_file
 from ..text import joined, listed
-from ..tokenizers.registry import Role, load_tokenizer
+from ..tokenizers.registry import Role, Tokenizer, load_tokenizer
 from .model_folder import ModelFolder, Provenance
 from .verdict import Check, Match
 
@@ -20,7 +20,13 @@ _MOST_SHOWN = 4
 
 
 class _Model(Struct):
-    vocab: dict[str, int]
+    vocab: dict[str, int] | list[tuple[str, float]]  # tokens -> ids, or tokens and scores by id
+
+    @property
+    def ids(self) -> dict[str, int]:
+        if isinstance(self.vocab, dict):
+            return self.vocab
+        return {token: index for index, (token, _) in enumerate(self.vocab)}
 
 
 class _Tokenizer(Struct):
@@ -137,7 +143,7 @@ def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
     tokens = None
     if prepared.vocabulary is None and mapping.tokenizers:
         with suppress(OSError, ValueError, RecursionError):  # which another check reports
-            tokens = _written_tokens(folder)
+            tokens = _written_tokens(folder, _kind(prepared, folder))
     found = []
     for key, role in mapping.token_ids.items():
         row = planned[key]
@@ -147,7 +153,7 @@ def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
             told_by = "the checkpoint's config"
         elif tokens:
             told_by = "OUT's tokenizer"
-            special = load_tokenizer(mapping.tokenizers[0]).special_tokens(tokens)
+            special = _kind(prepared, folder).special_tokens(tokens)
             row = special[role].row if role in special else None
         else:
             told_by, row = "", folder.config.get(key, mapping.implied.get(key))
@@ -241,7 +247,10 @@ def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
 def _tokenizer(
     prepared: Prepared, folder: ModelFolder, notes: list[str], unproved: list[str]
 ) -> list[Check]:
-    names = (VOCABULARY, TOKENIZER)
+    if not prepared.mapping.tokenizers:
+        notes.append(f"the mapping {prepared.mapping.name} has no tokenizer, so none was checked")
+        return []
+    names = (_kind(prepared, folder).VOCABULARY, TOKENIZER)
     missing = [name for name in names if not (folder.path / name).exists()]
     provenance = folder.provenance
     had_vocabulary = provenance is not None and any(
@@ -273,13 +282,13 @@ def _rows(folder: ModelFolder) -> int:
 
 def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
     wrong = []
-    written = _written_tokens(folder)
+    kind = _kind(prepared, folder)
+    written = _written_tokens(folder, kind)
     lowers: bool | None = None
     if (folder.path / TOKENIZER).exists():
         tokenizer = _read_tokenizer(folder)
-        ids = tokenizer.model.vocab
-        if ids != {token: index for index, token in enumerate(written)}:
-            wrong.append(f"{TOKENIZER} and {VOCABULARY} have different tokens")
+        if tokenizer.model.ids != {token: index for index, token in enumerate(written)}:
+            wrong.append(f"{TOKENIZER} and {kind.VOCABULARY} have different tokens")
         normalizer = msgspec.json.encode(tokenizer.normalizer)
         # The second is what a BertNormalizer has.
         lowers = b'"Lowercase"' in normalizer or b'"lowercase":true' in normalizer
@@ -293,21 +302,25 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
         data = (folder.path / TOKENIZER_CONFIG).read_bytes()
         config = msgspec.json.decode(data, type=dict[str, object])
     wrong += _other_tokens(prepared, written)
-    wrong += _other_special_tokens(prepared, config, written)
+    wrong += _other_special_tokens(kind, config, written)
     wrong += _other_case(prepared.do_lower_case, lowers, config)
     return wrong
 
 
-def _written_tokens(folder: ModelFolder) -> list[str]:
+def _kind(prepared: Prepared, folder: ModelFolder) -> Tokenizer:
+    """The kind of tokenizer that the vocabulary is for; without one, that of OUT's vocabulary."""
+    kinds = [prepared.tokenizer] if prepared.tokenizer else prepared.mapping.tokenizers
+    loaded = [load_tokenizer(kind) for kind in kinds]
+    return next((kind for kind in loaded if (folder.path / kind.VOCABULARY).exists()), loaded[0])
+
+
+def _written_tokens(folder: ModelFolder, kind: Tokenizer) -> list[str]:
     """The tokens of OUT by id; [] if it has no vocabulary."""
-    path = folder.path / VOCABULARY
+    path = folder.path / kind.VOCABULARY
     if path.exists():
-        tokens = path.read_bytes().decode().split("\n")
-        while tokens and not tokens[-1]:
-            tokens.pop()
-        return tokens
+        return kind.written_tokens(path.read_bytes())
     if (folder.path / TOKENIZER).exists():
-        ids = _read_tokenizer(folder).model.vocab
+        ids = _read_tokenizer(folder).model.ids
         return sorted(ids, key=ids.__getitem__)
     return []
 
@@ -317,17 +330,14 @@ def _read_tokenizer(folder: ModelFolder) -> _Tokenizer:
 
 
 def _other_special_tokens(
-    prepared: Prepared, config: dict[str, object], written: list[str]
+    kind: Tokenizer, config: dict[str, object], written: list[str]
 ) -> list[str]:
     """The tokens that tokenizer_config.json gives a role which they do not have.
 
     transformers adds a token that the vocabulary lacks, with an id that no embedding has.
     """
-    kind = prepared.tokenizer or next(iter(prepared.mapping.tokenizers), "")
-    if not kind:
-        return []
     wrong = []
-    for role, token in load_tokenizer(kind).special_tokens(written).items():
+    for role, token in kind.special_tokens(written).items():
         stated = config.get(role)
         text = stated.get("content") if isinstance(stated, dict) else stated
         if text is not None and (text != token.text or token.row is None):
