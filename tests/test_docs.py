@@ -98,6 +98,6 @@ def test_the_families_page_has_each_class_head_and_file_of_a_mapping(name: str) 
     for architecture in mapping.architecture:
         assert f"`{architecture.name}`" in section
         assert f"| `{architecture.head}` |" in heads
-    files = {rule.name for rule in (mapping.files.config, mapping.files.vocabulary) if rule}
+    files = {rule.name for rule in (mapping.files.config, *mapping.vocabularies) if rule}
     for file in files | {*mapping.files.prefixes}:
         assert file in section
