@@ -135,7 +135,7 @@ def _prepare(
         do_lower_case = inferred if options.lower_case is None else options.lower_case
         if do_lower_case is not inferred:
             variables, said = _said_casing(checkpoint, mapping)
-            reason = f"the caller says so, though {variables} does not" if said else ""
+            reason = f"the caller says so, though {variables} says the opposite" if said else ""
         elif options.lower_case is not None:
             reason = ""
         if reason:

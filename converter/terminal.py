@@ -208,7 +208,9 @@ def show_checkpoint(
         f"{counted(total['variables'], 'variable')}, {counted(total['elements'], 'element')},"
         f" {size_text(total['nbytes'])}"
     )
-    _say_notes(filter(None, [why_none, checkpoint.note]))
+    _say_notes([why_none] if why_none else [])
+    if checkpoint.note and checkpoint.note not in why_none:
+        _say_notes([checkpoint.note])
     if any(v.name != name for name, v in named):
         say("note: variables of TF2 are shown by their full names; --json has their keys, too")
 

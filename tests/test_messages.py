@@ -285,6 +285,16 @@ def families(t: Transcript) -> None:
     t.run("tf2pt tf2-hub out-hub")
     t.run("tf2pt tf2-span out-span", "a head that three classes have")
     t.run("tf2pt tf2-span out-span --head squad")
+    t.run("inspect tf2-hub")
+    t.run("tf2pt tf2-hub out-hub-lower --lower-case", "the module says the opposite")
+    data = "variables/variables.data-00000-of-00001"
+    changed("tf2-hub", "hub-graph", lambda c: overwrite(c / data, 50_000, b"damage"))
+    t.run("tf2pt hub-graph out", "a damaged object graph")
+    bare = changed("tf2-hub", "hub-bare", lambda c: (c / data).unlink())
+    t.run("tf2pt hub-bare out", "a SavedModel without its data")
+    shutil.rmtree(bare / "variables")
+    t.run("tf2pt hub-bare out", "a SavedModel without its variables")
+    t.run("tf2pt hub-bare/saved_model.pb out")
 
 
 def keras_files(t: Transcript) -> None:
