@@ -412,7 +412,7 @@ def tf2pt(
 @cli.command(cls=_Proving)
 @click.argument("places", nargs=-1, required=True, metavar="[SOURCE]... OUT")
 @click.option("--list", "listed", type=_EXISTING, help="A TOML list of sources, names, options.")
-@click.option("--family", help="A published family: compact.")
+@click.option("--family", help="A published family, such as compact.")
 @click.option("--base-url", help="Where the family's files are.  [default: as published]")
 @click.option(
     "--jobs",

@@ -33,6 +33,7 @@ class Release(Struct, frozen=True, forbid_unknown_fields=True):
 class _Releases(Struct, forbid_unknown_fields=True):
     head: str  # that a release has, in the mapping's words
     release: list[Release]
+    skips: list[str] = []  # reasons for which variables of a release are skipped
 
 
 def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
@@ -45,10 +46,12 @@ def recognise(plan: Plan, do_lower_case: bool | None) -> Release | None:
         do_lower_case: whether the vocabulary is lower-cased; None if there is none.
     """
     path = FOLDER / "releases" / f"{plan.mapping}.toml"
-    if plan.dropped or plan.scope or not path.exists():
+    if plan.scope or not path.exists():
         return None
     known = msgspec.toml.decode(path.read_bytes(), type=_Releases)
     if plan.architecture.head != known.head:
+        return None
+    if {drop.reason for drop in plan.dropped} - {*known.skips}:
         return None
     for release in known.release:
         fits = all(plan.sizes.get(symbol) in sizes for symbol, sizes in release.sizes.items())

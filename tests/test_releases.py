@@ -159,3 +159,32 @@ def test_checkpoints_from_the_wild_are_taken_for_what_they_are(
 ) -> None:
     release = recognise(make_plan(open_checkpoint(real / folder).variables, BERT), lower)
     assert (release and release.name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "score"),
+    [
+        ("ELECTRA-Small", {"L": 12, "H": 256, "E": 128}, "77.4"),
+        ("ELECTRA-Base", {"L": 12, "H": 768, "E": 768}, "82.7"),
+        ("ELECTRA-Large", {"L": 24, "H": 1024, "E": 1024}, "85.2"),
+    ],
+)
+def test_a_release_of_two_halves_is_known_though_one_is_skipped(
+    name: str, sizes: dict[str, int], score: str
+) -> None:
+    mapping = load_mapping(builtin_mappings()["electra"])
+    sizes = sizes | {"I": 4 * sizes["H"], "V": 30522, "P": 512, "T": 2, "C": 2}
+    groups = ["encoder", "discriminator", *(["project"] if sizes["E"] != sizes["H"] else [])]
+    shapes: dict[str, tuple[int, ...]] = {
+        pair.names[0]: tuple(sizes.get(str(size), size) for size in pair.shape)
+        for pair in mapping.expand(sizes, groups)
+    }
+    half = {"generator_predictions/output_bias": (30522,)}
+
+    def known(more: dict[str, tuple[int, ...]]) -> str | None:
+        variables = {n: Variable(n, "float32", shape, 0) for n, shape in (shapes | more).items()}
+        release = recognise(make_plan(variables, mapping), True)
+        return release and f"{release.name} {release.scores['score']}"
+
+    assert known(half) == f"{name} {score}"
+    assert known(half | {"global_step": ()}) is None  # it was trained further

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
@@ -287,13 +288,34 @@ BERT = load_mapping(builtin_mappings()["bert"])
 GROUPS = ("encoder", "pooler", "mlm", "nsp")
 
 
+class TestFurtherFamilies:
+    @pytest.mark.parametrize(("name", "count"), [("albert", 12), ("electra", 3)])
+    def test_have_the_bytes_that_their_mappings_make_of_the_sizes(
+        self, name: str, count: int
+    ) -> None:
+        mapping = load_mapping(builtin_mappings()[name])
+        pretraining = next(a for a in mapping.architecture if a.head == "pretraining")
+        jobs = find_jobs([], "/out", family=name)
+        assert len(jobs) == count
+        for job in jobs:
+            sizes = {"V": 30522, "E": 128, "P": 512, "T": 2, "G": 1, "N": 1, "C": 2, "L": 12}
+            sizes |= {"I": 4 * job.sizes["H"]} | job.sizes
+            groups = {group.name: group.unless for group in mapping.group}
+            equal = sizes["E"] == sizes["H"]
+            there = [n for n in pretraining.groups if not (groups[n] and equal)]
+            shapes = (pair.shape for pair in mapping.expand(sizes, there))
+            numbers = sum(math.prod(sizes.get(str(n), n) for n in shape) for shape in shapes)
+            assert job.nbytes == 4 * numbers, job.name
+            assert job.source.startswith("https://storage.googleapis.com/")
+
+
 class TestTheCompactFamily:
     @pytest.fixture
     def jobs(self) -> list[Job]:
         return find_jobs([], "/out", family="compact")
 
-    def test_is_the_only_one_so_far(self) -> None:
-        assert list(families()) == ["compact"]
+    def test_is_one_of_those_that_google_published(self) -> None:
+        assert list(families()) == ["albert", "compact", "electra"]
 
     def test_has_24_models_of_six_depths_and_four_widths(self, jobs: list[Job]) -> None:
         assert [(job.sizes["L"], job.sizes["H"], job.sizes["A"]) for job in jobs] == [
@@ -368,6 +390,9 @@ class TestTheCompactFamily:
         assert not any(name.endswith("safetensors") for name in tree(tmp_path / "out"))
 
     def test_is_known_by_name_alone(self) -> None:
-        assert refusal(family="compakt") == "there is no family 'compakt'; the families are compact"
+        assert (
+            refusal(family="compakt")
+            == "there is no family 'compakt'; the families are albert, compact, electra"
+        )
         assert "--family" in refusal(base_url="/mirror")
         assert "--family" in refusal("x", base_url="/mirror")
