@@ -505,6 +505,27 @@ class TestAVariableThatSaysTheCasing:
             prepare(folder)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "gztar"])
+def test_a_module_of_albert_has_its_config_and_pieces_in_assets(
+    fixtures: Path, tmp_path: Path, kind: str
+) -> None:
+    saved = tmp_path / "module"
+    for folder in ("variables", "assets"):
+        (saved / folder).mkdir(parents=True)
+    for name in ("albert_config.json", "30k-clean.model", "30k-clean.vocab"):
+        shutil.copy(fixtures / "albert" / name, saved / "assets" / name)
+    for file in (fixtures / "albert").glob("model.ckpt-best.*"):
+        name = file.name.replace("model.ckpt-best", "variables")
+        shutil.copy(file, saved / "variables" / name)
+    for name in ("saved_model.pb", "tfhub_module.pb"):
+        (saved / name).touch()
+    path: str | Path = saved
+    if kind != "folder":
+        path = shutil.make_archive(str(tmp_path / "packed"), kind, saved)
+    sources = [file.name for file in prepare(path).sources[1:]]
+    assert sources == ["albert_config.json", "30k-clean.model"]
+
+
 class TestNamesThatCantBeRead:
     def test_are_the_reason_why_no_mapping_fits(self, fixtures: Path, tmp_path: Path) -> None:
         folder = tmp_path / "hub"
