@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -26,11 +26,12 @@ from .transforms import TRANSFORMS
 FOLDER = Path(__file__).parent.parent / "mappings"
 HEADLESS = "none"  # what --head calls the class without a head
 
-_NAME = re.compile(r"\w[\w.-]{0,63}")  # it is part of a file's name, see releases.py
-_RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9}|([A-Za-z_]\w*)(?:-([1-9][0-9]?))?)")
-_LOOP = re.compile(r"\{([^}]*)\}")
-_EQUATION = re.compile(r"(\w+) = (\w+)")
-_QUOTIENT = re.compile(r"(\w+)/([1-9][0-9]{0,8})")
+# The first use compiles them: `check` alone needs most.
+_NAME = r"\w[\w.-]{0,63}"  # it is part of a file's name, see releases.py
+_RANGE = r"([0-9]{1,9})\.\.([0-9]{1,9}|([A-Za-z_]\w*)(?:-([1-9][0-9]?))?)"
+_LOOP = r"\{([^}]*)\}"
+_EQUATION = r"(\w+) = (\w+)"
+_QUOTIENT = r"(\w+)/([1-9][0-9]{0,8})"
 _MOST_PAIRS = 200_000  # a model of 24 layers has 400
 LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
 
@@ -154,8 +155,8 @@ class Group(_Table, frozen=True):
 
     def is_needed(self, sizes: Mapping[str, int]) -> bool:
         """Whether a model of these sizes has the group."""
-        equation = _EQUATION.fullmatch(self.unless)
-        return equation is None or sizes.get(equation[1]) != sizes.get(equation[2])
+        one, _, other = self.unless.partition(" = ")
+        return not self.unless or sizes.get(one) != sizes.get(other)
 
 
 class Architecture(_Table, frozen=True):
@@ -282,7 +283,7 @@ class Header(Struct, frozen=True):
         return _list(self.detect)
 
 
-class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """The content of a mapping file."""
 
     group: list[Group]
@@ -332,7 +333,7 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """The class without a head."""
         return next((a for a in self.architecture if a.head == HEADLESS), None)
 
-    @property
+    @cached_property
     def folders(self) -> list[str]:
         """What the names of the model without its heads start with, such as `memo/`.
 
@@ -410,16 +411,14 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     def loop_rest(self, symbol: str) -> int:
         """What is missing from the number of loops to the size: 1 for a loop up to `F-1`."""
-        return next(
-            (
-                int(span[4] or 0)
-                for group in self.group
-                for rule in group.variable
-                for loop in rule.loops.values()
-                if isinstance(loop, str) and (span := _RANGE.fullmatch(loop)) and span[3] == symbol
-            ),
-            0,
+        ends = (
+            loop.partition("..")[2]
+            for group in self.group
+            for rule in group.variable
+            for loop in rule.loops.values()
+            if isinstance(loop, str)
         )
+        return next((int(e.partition("-")[2] or 0) for e in ends if symbols_of(e) == [symbol]), 0)
 
     def loop_prefixes(self, symbol: str) -> set[str]:
         """What precedes a loop's number in the variables' names, such as `encoder/layer_`.
@@ -427,7 +426,7 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Other loops before it become a `*`.
         """
         return {
-            _LOOP.sub("*", name[: name.index("{" + loop + "}")])
+            re.sub(_LOOP, "*", name[: name.index("{" + loop + "}")])
             for group in self.group
             for rule in group.variable
             for loop, values in rule.loops.items()
@@ -565,7 +564,7 @@ def read_mapping(path: Path, check: bool = True) -> tuple[MappingFile, str]:
     mapping, data = _decoded(path, MappingFile)
     for name in mapping.include:
         shared = FOLDER / "shared" / f"{name}.toml"
-        if not _NAME.fullmatch(name) or not shared.is_file():
+        if not re.fullmatch(_NAME, name) or not shared.is_file():
             known = ", ".join(sorted(file.stem for file in shared.parent.glob("*.toml")))
             raise MappingError(f"{path}: include: unknown list {name!r}; known lists are {known}")
         included, more = _decoded(shared, _Shared)
@@ -606,7 +605,7 @@ def _problems(mapping: MappingFile) -> Iterator[str]:
 
 
 def _top_problems(mapping: MappingFile) -> Iterator[str]:
-    if not _NAME.fullmatch(mapping.name):
+    if not re.fullmatch(_NAME, mapping.name):
         yield f"name = {mapping.name!r}: use letters, digits, and - _ . between them"
     if not mapping.detects:
         yield "detect: it names no variable"
@@ -646,7 +645,7 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
     for g, group in enumerate(mapping.group):
         if not group.variable:
             yield f"group[{g}] ({group.name}): it has no variable"
-        equation = _EQUATION.fullmatch(group.unless)
+        equation = re.fullmatch(_EQUATION, group.unless)
         if group.unless and not (
             equation and all(isinstance(mapping.sizes.get(s), str) for s in equation.groups())
         ):
@@ -684,7 +683,7 @@ def _group_problems(mapping: MappingFile) -> Iterator[str]:
 def _config_problems(mapping: MappingFile) -> Iterator[str]:
     for symbol, size in mapping.sizes.items():
         if isinstance(size, SizeRule):
-            quotient = _QUOTIENT.fullmatch(size.assume)
+            quotient = re.fullmatch(_QUOTIENT, size.assume)
             if size.assume and not (quotient and isinstance(mapping.sizes.get(quotient[1]), str)):
                 yield f'sizes.{symbol}: assume = {size.assume!r} is not like "H/64"'
             if size.divides and not isinstance(mapping.sizes.get(size.divides), str):
@@ -714,7 +713,7 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
 
 def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
     for loop, values in rule.loops.items():
-        span = _RANGE.fullmatch(values) if isinstance(values, str) else None
+        span = re.fullmatch(_RANGE, values) if isinstance(values, str) else None
         if isinstance(values, str) and span is None:
             yield f'for.{loop} = {values!r} is neither a list nor a range like "0..L"'
         elif isinstance(values, list) and (
@@ -731,7 +730,7 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
     for name in rule.names[1:]:
         yield from pattern_problems(name)
     for key, name in [*(("tf", name) for name in rule.names), ("pt", rule.pt)]:
-        used = set(_LOOP.findall(name))
+        used = set(re.findall(_LOOP, name))
         yield from (f"{key} = {name!r}: {{{u}}} is not in `for`" for u in used - set(rule.loops))
         yield from (f"{key} = {name!r} lacks {{{u}}} of `for`" for u in set(rule.loops) - used)
     if "*" in rule.names[0] or "*" in rule.pt:
