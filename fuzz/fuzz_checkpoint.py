@@ -1,11 +1,12 @@
-"""Runs the reader on libFuzzer's inputs: any exception but CheckpointError is a bug.
+"""Runs the readers on libFuzzer's inputs: any exception but that of bad data is a bug.
 
     python fuzz/fuzz_checkpoint.py --seeds FOLDER              # writes a first corpus
     python fuzz/fuzz_checkpoint.py FOLDER -max_total_time=1800
 
 An input's first byte selects what the rest is: an index with a shard, a V1 table, the content of
 either before its checksums are computed (so that they do not hide the damage), an archive, the file
-`checkpoint`, or a name that a person typed. The other options are libFuzzer's.
+`checkpoint`, a name that a person typed, or a SentencePiece model. The other options are
+libFuzzer's.
 """
 
 import io
@@ -23,10 +24,12 @@ import atheris
 
 sys.path.insert(0, os.fspath(Path(__file__).parent.parent))
 with atheris.instrument_imports(include=["bertconvert.converter"]):
-    from bertconvert import CheckpointError, open_checkpoint
+    from bertconvert import CheckpointError, PlanError, open_checkpoint
     from bertconvert.converter.checkpoint import slices, sstable, v1  # noqa: F401 (imported late)
     from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
+    from bertconvert.converter.tokenizers import sentencepiece, sentencepiece_reference
     from tests.checkpoint import table_writer as write
+    from tests.tokenizers import model_writer
 
 TEXTS = write.strings([b"", b"abc"])
 SHARD = bytes(range(256)) * 2 + TEXTS.data
@@ -114,6 +117,16 @@ def typed(folder: Path, data: bytes) -> None:
     read_all(folder / os.fsdecode(asked.replace(b"/", b"_")[:80].replace(b"..", b"_")))
 
 
+def pieces(folder: Path, data: bytes) -> None:
+    """A SentencePiece model: what is read is written, and gives ids of its pieces."""
+    with suppress(PlanError):
+        model = sentencepiece.read_vocabulary(data, "m.model")
+        files = sentencepiece.tokenizer_files(model, do_lower_case=True, model_max_length=8)
+        assert sentencepiece.written_tokens(files[sentencepiece.VOCABULARY]) == [*model]
+        ids = sentencepiece_reference.encode("ab 21,05 \u200bx", model, True)
+        assert all(0 <= row < len(model) for row in ids)
+
+
 def checked(data: bytes) -> bytes:
     """A block with the entries in `data`, and a restart."""
     return data + struct.pack("<II", 0, 1)
@@ -129,7 +142,7 @@ def claimed(data: bytes) -> bytes:
 
 
 KINDS: list[Callable[[Path, bytes], None]] = [
-    index, entries, snappy_entries, v1_table, v1_entries, graph, archived, state, typed,
+    index, entries, snappy_entries, v1_table, v1_entries, graph, archived, state, typed, pieces,
 ]  # fmt: skip
 
 
@@ -187,6 +200,8 @@ def seeds_by_kind() -> list[tuple[Callable[[Path, bytes], None], bytes]]:
     found += [(state, b'model_checkpoint_path: "m"\nall_model_checkpoint_paths: "n"\n')]
     found += [(state, b'model_checkpoint_path: "C:\\\\tmp\\\\gr\\303\\266\\"\n')]
     found += [(typed, b"m.ckpt-1 (1).index\nm.ckpt-1"), (typed, b"m.index\nm.ckpt-1.meta")]
+    some = [(text, -1.0 - row, 1) for row, text in enumerate(["▁", "a", "▁21,", "1,0", ",", "0"])]
+    found += [(pieces, model_writer.model([*some, ("b", 0.0, 4)], rules={"x": "ab"}))]
     return found
 
 

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterator
 from ctypes import c_float
 
+from ..checkpoint.protos import Malformed
+from ..errors import PlanError
 from .sentencepiece_model import NORMAL, SPACE, USER_DEFINED, Model
 
 _SMALLEST = 2.0**-126  # FLT_MIN, which unigram_model.cc begins with to find the highest score
@@ -24,10 +26,13 @@ def encode(text: str, vocabulary: Model, do_lower_case: bool) -> list[int]:
         do_lower_case: whether text is lower-cased.
 
     Raises:
-        Malformed: the model's rules for characters are damaged.
+        PlanError: the model's rules for characters are damaged.
     """
     ids = {piece: row for row, piece in enumerate(vocabulary)}
-    found = _encode_pieces(_preprocessed(text, do_lower_case), _Processor(vocabulary))
+    try:
+        found = [*_encode_pieces(_preprocessed(text, do_lower_case), _Processor(vocabulary))]
+    except Malformed as error:
+        raise PlanError(f"the SentencePiece model is damaged: {error}") from None
     return [ids.get(piece, vocabulary.unknown) for piece in found]
 
 
@@ -39,7 +44,7 @@ def encode_alone(text: str, vocabulary: Model, do_lower_case: bool, max_length: 
         max_length: the length with the frame.
 
     Raises:
-        Malformed: as `encode` raises it.
+        PlanError: as `encode` raises it.
     """
     ids = encode(text, vocabulary, do_lower_case)
     rows = {piece: row for row, piece in enumerate(vocabulary)}
