@@ -82,7 +82,7 @@ class Transcript:
 def transcript(
     tmp_path: Path, fixtures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Transcript]:
-    names = ["pretraining", "classifier", "squad", "encoder", "h5-pretraining"]
+    names = ["pretraining", "classifier", "squad", "encoder", "h5-pretraining", "albert"]
     for name in (*names, "mobilebert", "tf2-pretraining", "tf2-span", "tf2-hub"):
         shutil.copytree(fixtures / name, tmp_path / name)
         for outputs in (tmp_path / name).glob("*outputs.safetensors"):
@@ -431,6 +431,28 @@ def vocabularies(t: Transcript) -> None:
     t.run("tf2pt no-vocabulary out-no-vocabulary")
     t.run("tf2pt vocabulary-too-short out-padded --pad-vocab")
     t.run("tf2pt pretraining out --vocab nothing.txt")
+    sentencepiece(t)
+
+
+def sentencepiece(t: Transcript) -> None:
+    model = Path("albert/30k-clean.model").read_bytes()
+    for about, content in {
+        "text": b"[PAD]\n[UNK]\n",
+        "cut-off": model[:-100],
+        "without-settings": model[: model.index(b"\x12", 1500)],
+        "damaged": model[:1000] + b"\xff" * 9 + model[1009:],
+        "bpe": model.replace(b"\x18\x01 \x80\x01", b"\x18\x02 \x80\x01"),
+        "twice": model.replace(b"[SEP]", b"[CLS]"),
+        "without-unk": model.replace(b"\x18\x02", b"\x18\x03", 1),
+        "without-mask": model.replace(b"[MASK]", b"[WASK]"),
+    }.items():
+        name = f"pieces-{about}"
+        changed("albert", name, lambda c, text=content: (c / "30k-clean.model").write_bytes(text))
+        t.run(f"tf2pt {name} out-{name}")
+    both = changed("albert", "pieces-and-words")
+    shutil.copy("pretraining/vocab.txt", both)
+    t.run("tf2pt pieces-and-words out-pieces-and-words")
+    t.run("tf2pt pieces-and-words out-pieces-and-words --vocab pretraining/vocab.txt")
 
 
 def labels(t: Transcript) -> None:

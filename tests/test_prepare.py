@@ -146,6 +146,17 @@ class TestFiles:
         words = tmp_path / "in" / "words.list"
         assert prepare(tmp_path / "in", mapping=mine, vocab=words).sources[2].name == "words.list"
 
+    def test_a_vocabulary_of_another_name_is_of_the_kind_that_can_read_it(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        shutil.copy(fixtures / "albert" / "30k-clean.model", tmp_path / "pieces")
+        shutil.copy(fixtures / "albert-relu" / "vocab_chinese.txt", tmp_path / "words")
+        for name, kind in (("pieces", "sentencepiece"), ("words", "wordpiece")):
+            assert prepare(fixtures / "albert", vocab=tmp_path / name).tokenizer == kind
+        (tmp_path / "neither").write_bytes(b"\xff\n")
+        with pytest.raises(PlanError, match=r"SentencePiece(.|\n)*UTF-8"):
+            prepare(fixtures / "albert", vocab=tmp_path / "neither")
+
     def test_without_any_of_several_vocabularies_all_are_named(
         self, fixtures: Path, tmp_path: Path
     ) -> None:

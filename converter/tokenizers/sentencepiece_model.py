@@ -205,7 +205,8 @@ def _check_pieces(pieces: list[str], file: ModelFile) -> None:
         raise Malformed(f"the piece {odd[0]:,} has the score {file.scores[odd[0]]}")
     unknown = file.types.count(UNKNOWN)
     if unknown != 1:
-        raise _Unusable(f"has {unknown or 'no'} pieces for what is unknown, such as <unk>")
+        many = f"{unknown:,} pieces" if unknown else "no piece"
+        raise _Unusable(f"has {many} for what is unknown, such as <unk>")
     if NORMAL not in file.types:
         raise Malformed("no piece is for text")
     byte_pieces = {p for p, kind in zip(pieces, file.types, strict=True) if kind == BYTE}

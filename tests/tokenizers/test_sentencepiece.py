@@ -83,7 +83,7 @@ class TestReadVocabulary:
             (model([*LETTERS, ("d", -1, 77)]), ["type 77"]),
             (model([*LETTERS, ("d", -1, UNKNOWN)]), ["2 pieces", "<unk>"]),
             (model([*LETTERS, ("<0x41>", 0, BYTE)]), ["byte"]),
-            (model(LETTERS).replace(b"\x18\x02", b"\x18\x03"), ["no pieces", "<unk>"]),
+            (model(LETTERS).replace(b"\x18\x02", b"\x18\x03"), ["no piece for", "<unk>"]),
             (model([]), ["no piece is for text"]),
         ],
     )
