@@ -50,9 +50,11 @@ def tensor_causes(
     missing = [name for name in needed if name not in folder.tensors]
     found: dict[str, list[tuple[str, str]]] = {}
     if wrong:
-        index = _Digests(prepared, matches)
+        index, skipped = _Digests(prepared, matches), _Skipped(prepared)
         for match in wrong:
             kind, text = _recognize(prepared, folder, match, index, swaps)
+            if kind in ("unknown", "shape") and (reason := skipped.reason(folder, match)):
+                kind, text = "skipped variables", f"holds what was skipped: {reason}"
             found.setdefault(kind, []).append((match.tensor, text))
     unknown = [tensor for tensor, _ in found.get("unknown", [])]
     if len(unknown) > len(matches) / 2:
@@ -124,6 +126,34 @@ class _Digests:
     def of(self, tensor: "Array") -> list[tuple[str, str]]:
         """The variables that a tensor could be, each with the op that makes it."""
         return self._found.get(_digest(tensor), [])
+
+
+class _Skipped:
+    """The variables that were skipped, such as another model's. Each is read once, if at all."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._checkpoint = prepared.checkpoint
+        self._dropped = prepared.plan.dropped
+        self._digests: dict[tuple[str, str, str], bytes] = {}
+
+    def reason(self, folder: ModelFolder, match: Match) -> str:
+        """Why the variable was skipped that a tensor has the bytes of; "" if it has those of none.
+
+        Only variables of the right shape are read.
+        """
+        tensor, shape = folder.tensors[match.tensor], TRANSFORMS[match.op].shape
+        digest = _digest(tensor)
+        for drop in self._dropped:
+            variable = self._checkpoint.variables[drop.variable]
+            if len(variable.shape) != tensor.ndim or shape(variable.shape) != tensor.shape:
+                continue
+            key = (drop.variable, match.op, match.dtype)
+            if key not in self._digests:
+                array = cast(self._checkpoint[drop.variable], match.dtype)
+                self._digests[key] = _digest(TRANSFORMS[match.op].apply(array))
+            if self._digests[key] == digest:
+                return drop.reason
+        return ""
 
 
 def _digest(array: "Array") -> bytes:
