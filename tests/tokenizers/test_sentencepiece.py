@@ -1,7 +1,10 @@
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -299,3 +302,14 @@ def test_a_padded_model_has_names_that_no_text_spells() -> None:
 def test_a_model_that_is_written_and_damaged_is_a_value_error() -> None:
     with pytest.raises(ValueError, match=r"spiece\.model"):
         written_tokens(b"text")
+
+
+def test_a_conversion_with_another_tokenizer_imports_nothing_of_this(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from bertconvert import convert; convert(*sys.argv[1:])\n"
+        "print([name for name in sys.modules if 'sentencepiece' in name])"
+    )
+    command = [sys.executable, "-c", program, str(fixtures / "encoder"), str(tmp_path / "out")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "[]\n"
