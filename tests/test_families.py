@@ -31,7 +31,8 @@ def renamed(folder: Path, source: Path, change: Change, **more: tuple[int, ...])
         change: a variable's name -> the name in the copy.
         more: variables to add, with their shapes; all numbers are 0.5.
     """
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.ckpt*", "ckpt*", "checkpoint"))
+    ignored = shutil.ignore_patterns("*.ckpt*", "ckpt*", "checkpoint", "electra_small*")
+    shutil.copytree(source, folder, ignore=ignored)
     with open_checkpoint(source) as checkpoint:
         arrays = {
             change(variable.full_name or name): (FLOAT32, np.array(checkpoint[name]))
@@ -335,6 +336,131 @@ class TestBertOfTensorFlow2:
         assert "a TensorFlow 2 checkpoint" in card
         assert "tensorflow-2-checkpoint" in card
         assert "TensorFlow 1" not in card
+
+
+class TestElectra:
+    def test_without_a_discriminator_is_a_masked_lm_on_its_encoder(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(
+            tmp_path / "in",
+            fixtures / "electra",
+            lambda n: "" if n.startswith(("generator/", "discriminator_")) else n,
+        )
+        plan = prepare(source).plan
+        assert plan.architecture.name == "ElectraForMaskedLM"
+        assert plan.dropped == []
+        taken = {entry.tensor: entry.variable for entry in plan.entries}
+        query = "encoder/layer_0/attention/self/query/kernel"
+        assert taken["electra.encoder.layer.0.attention.self.query.weight"] == f"electra/{query}"
+
+    def test_of_tied_halves_has_both_on_one_encoder(self, fixtures: Path, tmp_path: Path) -> None:
+        source = renamed(
+            tmp_path / "in",
+            fixtures / "electra",
+            lambda n: "" if n.startswith("generator/") else n,
+        )
+        assert prepare(source).plan.architecture.name == "ElectraForPreTraining"
+        other = prepare(source, mapping="electra_generator").plan
+        assert other.architecture.name == "ElectraForMaskedLM"
+        assert verify_weights(source, tmp_path / "out", mapping="electra_generator")
+
+    def test_of_half_a_generator_converts_the_other_half_only(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        lacking = "generator/encoder/layer_1/output/dense/kernel"
+        source = renamed(tmp_path / "in", fixtures / "electra", lambda n: "" if n == lacking else n)
+        assert prepare(source).plan.architecture.name == "ElectraForPreTraining"
+        assert "encoder is incomplete" in refusal(source, mapping="electra_generator")
+
+    def test_says_how_to_get_the_half_that_is_skipped(self, fixtures: Path) -> None:
+        reasons = {drop.reason for drop in prepare(fixtures / "electra").plan.dropped}
+        assert len(reasons) == 1
+        assert "--mapping electra_generator" in reasons.pop()
+
+    def test_with_a_head_for_questions_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
+        head = {
+            "task_specific/squad/qa_hidden/kernel": (40, 16),
+            "task_specific/squad/qa_hidden/bias": (16,),
+            "task_specific/squad/dense_1/kernel": (16, 1),
+            "task_specific/squad/dense_1/bias": (1,),
+        }
+        source = renamed(
+            tmp_path / "in",
+            fixtures / "electra-tagging",
+            lambda n: n.replace("/chunk/", "/squad/"),
+            **head,
+        )
+        text = refusal(source, num_heads=2)
+        assert "ElectraForQuestionAnswering" in text
+        assert "--head none" in text
+        plan = prepare(source, num_heads=2, head="none").plan
+        assert plan.architecture.name == "ElectraModel"
+
+    def test_of_chinese_electra_has_the_config_of_its_half(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(tmp_path / "in", fixtures / "electra", same)
+        for half, dropout in (("discriminator", 0.2), ("generator", 0.3)):
+            config = {
+                "model_type": "electra",
+                "vocab_size": 128,
+                "embedding_size": 12,
+                "hidden_size": 20,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 32,
+                "type_vocab_size": 2,
+                "hidden_dropout_prob": dropout,
+            }
+            (source / f"{half}.json").write_text(json.dumps(config))
+        assert prepare(source).plan.config["hidden_dropout_prob"] == 0.2
+        other = prepare(source, mapping="electra_generator").plan
+        assert other.config["hidden_dropout_prob"] == 0.3
+
+
+class TestAlbert:
+    def test_without_a_config_asks_for_layers_and_heads(
+        self, fixtures: Path, tmp_path: Path
+    ) -> None:
+        source = renamed(tmp_path / "in", fixtures / "albert", same)
+        (source / "albert_config.json").unlink()
+        text = refusal(source)
+        assert "--num-layers" in text and "--num-heads" in text
+        sizes = prepare(source, num_layers=5, num_heads=2).plan.sizes
+        assert (sizes["L"], sizes["A"], sizes["G"], sizes["N"]) == (5, 2, 2, 2)
+
+    def test_with_the_beam_head_is_refused(self, fixtures: Path, tmp_path: Path) -> None:
+        head = {
+            "start_logits/dense/kernel": (20, 1),
+            "end_logits/dense_0/kernel": (40, 20),
+            "answer_class/dense_1/kernel": (20, 1),
+        }
+        source = renamed(
+            tmp_path / "in",
+            fixtures / "albert-squad",
+            lambda n: "" if "squad" in n else n,
+            **head,
+        )
+        assert "run_squad_v2.py" in refusal(source)
+        plan = prepare(source, head="none").plan
+        assert plan.architecture.name == "AlbertModel"
+        assert {drop.variable for drop in plan.dropped} == head.keys()
+
+    def test_without_the_projection_is_called_so(self, fixtures: Path, tmp_path: Path) -> None:
+        source = renamed(
+            tmp_path / "in", fixtures / "albert", lambda n: "" if "mapping_in" in n else n
+        )
+        assert "as wide as its layers" in refusal(source)
+
+    def test_keeps_the_relu_of_the_chinese_models(self, fixtures: Path) -> None:
+        plan = prepare(fixtures / "albert-relu").plan
+        assert plan.config["hidden_act"] == "relu"
+
+
+def verify_weights(source: Path, out: Path, **options: Any) -> bool:
+    convert(source, out, **options)
+    return verify(source, out, level="weights", **options).passed
 
 
 class TestABatch:
