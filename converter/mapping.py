@@ -53,6 +53,12 @@ class FileRule(_Table, frozen=True):
     pattern: str = ""  # a regular expression, for where no file has the name
 
 
+class ConfigRule(FileRule, frozen=True):
+    """How a config is found, and what tells it from that of another model."""
+
+    has: list[str] = []  # keys that every such config has
+
+
 class VocabularyRule(FileRule, frozen=True):
     """How a vocabulary is found, and what it is."""
 
@@ -62,7 +68,7 @@ class VocabularyRule(FileRule, frozen=True):
 class Files(_Table, frozen=True):
     """The files that the original code writes, or expects, next to a checkpoint."""
 
-    config: FileRule | None = None
+    config: ConfigRule | None = None
     vocabulary: VocabularyRule | list[VocabularyRule] | None = None
     labels: str = ""  # a pattern of names
     prefixes: list[str] = []  # usual names of a checkpoint, to ask for where nothing lists files

@@ -720,6 +720,13 @@ class _Planner:
                 f"{self.place('model_type')}: model_type is {_shown(stated['model_type'])}, not"
                 f" {mapping.model_type!r}, so {other}"
             )
+        rule = mapping.files.config
+        lost = [key for key in (rule.has if rule else []) if key not in stated]
+        if self.has_config and lost:
+            self.reasons.append(
+                f"{self.config_name} lacks {joined(lost)}, which every config of"
+                f" {mapping.title or mapping.name} has, so {other}"
+            )
         for key, value in (mapping.config | mapping.neutral).items():
             if key in stated and stated[key] != value:
                 self.reasons.append(

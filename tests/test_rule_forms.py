@@ -319,6 +319,18 @@ class TestARefusal:
         assert "m/relative: no class holds it" in text
 
 
+class TestAKeyThatEveryConfigHas:
+    TABLES = '[files]\nconfig = { name = "c.json", has = ["embedding_size", "x"] }\n'
+
+    def test_tells_a_config_from_that_of_another_model(self, tmp_path: Path) -> None:
+        mapping = forms(tmp_path, tables=self.TABLES)
+        shapes = {"m/words": (9, 5)}
+        assert plan(mapping, shapes).sizes["E"] == 5
+        assert plan(mapping, shapes, {"embedding_size": 5, "x": 1}).sizes["E"] == 5
+        text = refusal(mapping, shapes, {"vocab_size": 9, "x": None})
+        assert "lacks embedding_size and x, which every config of forms has" in text
+
+
 class TestLacks:
     def test_keeps_a_mapping_from_being_chosen(self, tmp_path: Path) -> None:
         mapping = forms(tmp_path, top='lacks = ["x/better", "y"]')
