@@ -6,7 +6,7 @@ time, however large the checkpoint is.
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,9 @@ _THREADS = 2  # one reads and transforms while the other writes; a third gains n
 _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find the bytes there
 # A larger write makes Linux search for larger pages, which takes up to four times as long.
 _WRITE_BYTES = 1 << 17
-# A larger tensor is transposed in bands of its rows. Each band reads the variable once more, which
-# is in the page cache then. The largest of the published models has 268 MB.
-_BAND_BYTES = 1 << 25
+# A larger tensor is transposed in bands of its rows, so that it takes no more memory than this. The
+# largest of the published models has 268 MB.
+_BAND_BYTES = 40 << 20
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
 
@@ -201,18 +201,37 @@ def _copy(
         # The band is filled through a view with TensorFlow's layout.
         view = to_tensorflow(whole.view(dtype).reshape(last - first, -1), entry.op)
         row = 0
-        for piece in checkpoint.stream(entry.variable, scratch.piece(variable.nbytes // len(view))):
-            rows = np.frombuffer(piece, source_dtype).reshape(-1, entry.shape[0])
-            for column in range(first, last, _TILE):
+        for rows in _columns(checkpoint, entry, first, last, scratch):
+            for column in range(0, last - first, _TILE):
                 # If rows are a power of two apart, their starts compete for the same few cache
                 # lines. The rows of a tile are a little longer.
-                part = rows[:, column : min(column + _TILE, last)]
+                part = rows[:, column : column + _TILE]
                 tile = scratch.tile(dtype)[: len(part), : part.shape[1]]
                 _cast(part, tile, entry)
-                start = column - first
-                np.copyto(view[row : row + len(rows), start : start + part.shape[1]], tile)
+                np.copyto(view[row : row + len(rows), column : column + _TILE], tile)
             row += len(rows)
         write(whole.data, place + first * width)
+
+
+def _columns(
+    checkpoint: Checkpoint, entry: Entry, first: int, last: int, scratch: _Scratch
+) -> "Iterator[Array]":
+    """Columns `first` to `last` of a variable that is a matrix, some rows at a time.
+
+    For the first columns all bytes are read, so that their checksum is compared.
+    """
+    dtype = checkpoint.variables[entry.variable].dtype
+    row_bytes = entry.shape[0] * dtype.itemsize
+    if first:
+        start, stop = first * dtype.itemsize, last * dtype.itemsize
+        buffer = scratch.piece(stop - start)
+        strips = checkpoint.strips(entry.variable, row_bytes, start, stop, buffer)
+        if strips is not None:
+            for strip in strips:
+                yield np.frombuffer(strip, dtype).reshape(-1, last - first)
+            return
+    for piece in checkpoint.stream(entry.variable, scratch.piece(row_bytes)):
+        yield np.frombuffer(piece, dtype).reshape(-1, entry.shape[0])[:, first:last]
 
 
 def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:

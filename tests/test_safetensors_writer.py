@@ -66,6 +66,22 @@ class Memory:
             yield buffer[: len(part)]
         buffer[:] = bytes(len(buffer))  # whoever still looks into it sees it
 
+    def strips(
+        self, name: str, row_bytes: int, start: int, stop: int, buffer: memoryview
+    ) -> Iterator[memoryview] | None:
+        if int(name.partition(",")[0].strip("()") or 0) % 2:  # as if it were in slices
+            return None
+        rows = self._arrays[name].reshape(-1).view(np.uint8).reshape(-1, row_bytes)
+        step = len(buffer) // (stop - start)
+
+        def read() -> Iterator[memoryview]:
+            for row in range(0, len(rows), step):
+                part = np.ascontiguousarray(rows[row : row + step, start:stop]).reshape(-1).data
+                buffer[: len(part)] = part
+                yield buffer[: len(part)]
+
+        return read()
+
 
 @pytest.fixture(scope="module")
 def any_plan(fixtures: Path) -> Plan:
@@ -215,7 +231,9 @@ class TestTensors:
         self, write: Write, monkeypatch: pytest.MonkeyPatch, dtype: str, band: int
     ) -> None:
         monkeypatch.setattr(safetensors_writer, "_BAND_BYTES", band)
-        arrays = {str(shape): any_bits(shape, dtype) for shape in [(3, 5), (300, 700), (700, 300)]}
+        arrays = {
+            str(shape): any_bits(shape, dtype) for shape in [(3, 5), (4, 5), (300, 700), (701, 300)]
+        }
         tensors = write(arrays, op="transpose")
         assert [n for n, array in arrays.items() if not same_bits(tensors[n], array.T)] == []
 
@@ -224,14 +242,14 @@ class TestTensors:
     ) -> None:
         monkeypatch.setattr(safetensors_writer, "_BAND_BYTES", 1 << 20)
         array = np.ones((2048, 4096), np.float32)  # of 32 MiB
-        checkpoint, peaks = Memory({"x": array}), []
+        checkpoint, peaks = Memory({"0": array}), []
 
         def progress(*_: object) -> None:
             peaks.append(tracemalloc.get_traced_memory()[1])
 
         tracemalloc.start()
         try:
-            write({"x": array}, op="transpose", checkpoint=checkpoint, progress=progress)
+            write({"0": array}, op="transpose", checkpoint=checkpoint, progress=progress)
         finally:
             tracemalloc.stop()
         assert max(peaks) < 8 << 20

@@ -227,6 +227,11 @@ class Part(Struct, frozen=True):
         return self.entry.shard_id, self.entry.offset
 
     @property
+    def place(self) -> tuple[File, int] | None:
+        """Its shard and first byte there; None if the bytes of each number must be swapped."""
+        return None if self.bundle.swaps_bytes else (self._shard(), self.entry.offset)
+
+    @property
     def checksum(self) -> int | None:
         """The crc32c of its stored bytes, from the index."""
         return unmask(self.entry.crc32c)

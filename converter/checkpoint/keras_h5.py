@@ -178,6 +178,11 @@ class Part(Struct, frozen=True):
         return 0, self.offset
 
     @property
+    def place(self) -> tuple[File, int]:
+        """The file, and the byte of its start."""
+        return self.file, self.offset
+
+    @property
     def checksum(self) -> None:
         """None: Keras writes no checksums."""
 

@@ -23,6 +23,10 @@ class Part(Protocol):
         """File and byte of its start: the order in which reading is cheap."""
 
     @property
+    def place(self) -> tuple[File, int] | None:
+        """Its file and first byte there; None if it is not stored as `stream` gives it."""
+
+    @property
     def checksum(self) -> int | None:
         """The crc32c of its stored bytes; None if the format has none."""
 

@@ -285,6 +285,40 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
             piece[:] = data[start : start + len(piece)]
             yield piece
 
+    def strips(
+        self, name: str, row_bytes: int, start: int, stop: int, buffer: memoryview
+    ) -> Iterator[memoryview] | None:
+        """Yield the bytes from `start` to `stop` of each row, piece by piece in `buffer`.
+
+        Checksums are not compared: `stream` does that. None if the variable is not stored in one
+        piece, as it is.
+
+        Args:
+            name: the variable, of numbers.
+            row_bytes: the size of a row.
+            start: the first byte of a row that is wanted.
+            stop: the byte after the last.
+            buffer: writable bytes, as many as whole strips have.
+
+        Raises:
+            CheckpointError: the data is missing or cut off.
+        """
+        parts = self._whole_parts(name)
+        place = parts[0].place if len(parts) == 1 else None
+        if place is None:
+            return None
+        file, offset = place
+        nbytes, width = self._variables[name].nbytes, stop - start
+
+        def read() -> Iterator[memoryview]:
+            step = len(buffer) // width * row_bytes
+            for at in range(0, nbytes, step):
+                piece = buffer[: min(step, nbytes - at) // row_bytes * width]
+                file.read_strips(offset + at + start, row_bytes, width, piece)
+                yield piece
+
+        return read()
+
     def __getitem__(self, name: str) -> "np.ndarray[Any, Any]":
         import numpy as np
 

@@ -51,6 +51,7 @@ class Part(Struct, frozen=True):
     raw_name: bytes
     stored: Box  # with `FULL` as the table has it
     position: tuple[int, int]  # the table's number, and 0: in a table, slices are sorted by name
+    place: None = None  # a block has the values in a protobuf message
     checksum: None = None  # only blocks have checksums
 
     def check(self) -> None:

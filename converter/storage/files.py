@@ -85,6 +85,23 @@ class File:
         while done < len(buffer):
             done += self.read_some(offset + done, buffer[done:])
 
+    def read_strips(self, offset: int, stride: int, width: int, buffer: memoryview) -> None:
+        """Fill `buffer` with `width` bytes from `offset`, from `stride` bytes after it, and so on.
+
+        Raises:
+            CheckpointError: as `read_into`.
+        """
+        count = len(buffer) // width
+        self.check(offset, (count - 1) * stride + width)
+        try:
+            for number in range(count):
+                at = offset + number * stride
+                strip = buffer[number * width : (number + 1) * width]
+                if self._medium.read_into(self._start + at, strip) != width:
+                    self.read_into(at, strip)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Fill the start of `buffer` with at least one byte; gives the number of bytes.
 

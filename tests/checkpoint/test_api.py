@@ -172,3 +172,29 @@ class TestWithoutChecksums:
         index.write_bytes(data)
         with pytest.raises(CheckpointError, match="wrong checksum"):
             open_checkpoint(prefix, verify_checksums=False)
+
+
+class TestStrips:
+    @pytest.mark.parametrize(("start", "stop"), [(0, 4), (4, 12), (8, 20), (0, 20)])
+    @pytest.mark.parametrize("rows", [1, 3, 100])
+    def test_are_some_columns_of_a_matrix(
+        self, tmp_path: Path, start: int, stop: int, rows: int
+    ) -> None:
+        matrix = np.arange(35, dtype=np.float32).reshape(7, 5)
+        prefix = write.write_bundle(tmp_path / "m", {"w": (1, matrix), "a": (1, matrix)})
+        buffer = memoryview(bytearray(rows * (stop - start)))
+        strips = open_checkpoint(prefix).strips("w", 20, start, stop, buffer)
+        assert strips is not None
+        assert b"".join(strips) == matrix[:, start // 4 : stop // 4].tobytes()
+
+    def test_of_a_file_that_is_cut_off_are_refused(self, tmp_path: Path) -> None:
+        matrix = np.zeros((7, 5), np.float32)
+        prefix = write.write_bundle(tmp_path / "m", {"w": (1, matrix)})
+        os.truncate(f"{prefix}.data-00000-of-00001", 130)
+        with pytest.raises(CheckpointError, match="cut off"):
+            open_checkpoint(prefix).strips("w", 20, 0, 4, memoryview(bytearray(8)))
+
+    def test_of_numbers_in_another_order_are_left_to_stream(self, tmp_path: Path) -> None:
+        matrix = np.zeros((7, 5), np.float32)
+        prefix = write.write_bundle(tmp_path / "m", {"w": (1, matrix)}, big_endian=True)
+        assert open_checkpoint(prefix).strips("w", 20, 0, 4, memoryview(bytearray(8))) is None
