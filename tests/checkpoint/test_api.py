@@ -185,7 +185,7 @@ class TestStrips:
         buffer = memoryview(bytearray(rows * (stop - start)))
         strips = open_checkpoint(prefix).strips("w", 20, start, stop, buffer)
         assert strips is not None
-        assert b"".join(strips) == matrix[:, start // 4 : stop // 4].tobytes()
+        assert b"".join(map(bytes, strips)) == matrix[:, start // 4 : stop // 4].tobytes()
 
     def test_of_a_file_that_is_cut_off_are_refused(self, tmp_path: Path) -> None:
         matrix = np.zeros((7, 5), np.float32)
