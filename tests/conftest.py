@@ -48,14 +48,16 @@ def _shared(name: str, variable: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder that a fixture becomes; it must not be changed."""
+    # Not of `fixtures`, which some folders replace: this one lives as long as the session.
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:
         if name not in made:
-            made[name] = tmp_path_factory.mktemp("converted") / name
-            convert(fixtures / name, made[name])
+            out = tmp_path_factory.mktemp("converted") / name
+            convert(ROOT / "fixtures" / name, out)
+            made[name] = out
         return made[name]
 
     return folder
