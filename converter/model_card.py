@@ -20,7 +20,7 @@ _CARD = """\
 
 # {name}
 
-A `{architecture}` with {parameters:,} parameters, converted from a {origin} by bertconvert \
+`{architecture}` with {parameters:,} parameters, converted from a {origin} by bertconvert \
 {version}, which reads the weights without TensorFlow {kept}.{known}
 
 ## Architecture
