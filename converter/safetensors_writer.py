@@ -34,7 +34,9 @@ _PIECE_BYTES = 1 << 20  # fits a core's cache, so that checksum and write find t
 _WRITE_BYTES = 1 << 17
 # A larger tensor is transposed in bands of its rows, so that it takes no more memory than this. The
 # largest of the published models has 268 MB.
-_BAND_BYTES = 40 << 20
+_BAND_BYTES = 36 << 20
+_LARGE_PIECE_BYTES = 1 << 22  # of such a tensor, so that a tile has more rows
+_STRIP_BYTES = 1 << 13  # parts of rows that are shorter take longer to read than whole rows
 _TILE = 256  # rows and columns that are transposed at once, in a core's cache
 
 
@@ -151,9 +153,9 @@ class _Scratch:
         self._tensor = np.empty(_PIECE_BYTES, np.uint8)
         self._tile = np.empty((0, 0), np.uint8)
 
-    def piece(self, row_bytes: int) -> memoryview:
-        """Space for as many whole rows as fit a piece or a tile, and for at least one."""
-        nbytes = min(max(_PIECE_BYTES // row_bytes, 1), _TILE) * row_bytes
+    def piece(self, row_bytes: int, most: int = _PIECE_BYTES) -> memoryview:
+        """Space for as many whole rows as fit `most` bytes or a tile, and for at least one."""
+        nbytes = min(max(most // row_bytes, 1), _TILE) * row_bytes
         if nbytes > len(self._piece):
             self._piece = np.empty(nbytes, np.uint8)
         return self._piece.data[:nbytes]
@@ -221,17 +223,20 @@ def _columns(
     For the first columns all bytes are read, so that their checksum is compared.
     """
     dtype = checkpoint.variables[entry.variable].dtype
-    row_bytes = entry.shape[0] * dtype.itemsize
+    width, size = entry.shape[0], dtype.itemsize
+    most = _PIECE_BYTES if entry.nbytes <= _BAND_BYTES else _LARGE_PIECE_BYTES
+    strips = None
     if first:
-        start, stop = first * dtype.itemsize, last * dtype.itemsize
-        buffer = scratch.piece(stop - start)
-        strips = checkpoint.strips(entry.variable, row_bytes, start, stop, buffer)
-        if strips is not None:
-            for strip in strips:
-                yield np.frombuffer(strip, dtype).reshape(-1, last - first)
-            return
-    for piece in checkpoint.stream(entry.variable, scratch.piece(row_bytes)):
-        yield np.frombuffer(piece, dtype).reshape(-1, entry.shape[0])[:, first:last]
+        wide = (last - first) * size >= _STRIP_BYTES
+        start, stop = (first, last) if wide else (0, width)
+        buffer = scratch.piece((stop - start) * size, most)
+        strips = checkpoint.strips(entry.variable, width * size, start * size, stop * size, buffer)
+    if strips is None:
+        start, stop = 0, width
+        strips = checkpoint.stream(entry.variable, scratch.piece(width * size, most))
+    for strip in strips:
+        rows = np.frombuffer(strip, dtype).reshape(-1, stop - start)
+        yield rows[:, first - start : last - start]
 
 
 def _cast(numbers: "Array", into: "Array", entry: Entry) -> None:

@@ -91,6 +91,8 @@ class File:
         Raises:
             CheckpointError: as `read_into`.
         """
+        if width == stride:
+            return self.read_into(offset, buffer)
         count = len(buffer) // width
         self.check(offset, (count - 1) * stride + width)
         try:
