@@ -193,13 +193,11 @@ def _copy(
             write(piece, place)
             place += len(piece)
         return
-    width = (
-        entry.nbytes // entry.shape[0]
-    )  # of a row of the tensor, which is a column of the variable
-    band = max(_BAND_BYTES // width, 1)
+    row_bytes = entry.nbytes // entry.shape[0]  # of the tensor; a column of the variable
+    band = max(_BAND_BYTES // row_bytes, 1)
     for first in range(0, entry.shape[0], band):
         last = min(first + band, entry.shape[0])
-        whole = scratch.tensor((last - first) * width)
+        whole = scratch.tensor((last - first) * row_bytes)
         # The band is filled through a view with TensorFlow's layout.
         view = to_tensorflow(whole.view(dtype).reshape(last - first, -1), entry.op)
         row = 0
@@ -212,7 +210,7 @@ def _copy(
                 _cast(part, tile, entry)
                 np.copyto(view[row : row + len(rows), column : column + _TILE], tile)
             row += len(rows)
-        write(whole.data, place + first * width)
+        write(whole.data, place + first * row_bytes)
 
 
 def _columns(

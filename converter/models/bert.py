@@ -14,8 +14,6 @@ from .mistakes import usual_mistakes
 from .reference import Architecture, Mistake, Samples
 
 _EMBEDDINGS = Embeddings.below("bert/embeddings")
-_LAYER = Layer()
-_WORDS = _EMBEDDINGS.words
 # In the order of the forward pass.
 _HEADS: dict[str, Head] = {
     "pooler": Pooler("bert/pooler/dense"),
@@ -23,7 +21,7 @@ _HEADS: dict[str, Head] = {
         "cls/predictions/transform/dense",
         "cls/predictions/transform/LayerNorm",
         "cls/predictions/output_bias",
-        _WORDS,
+        _EMBEDDINGS.words,
     ),
     "nsp": Pair(
         "cls/seq_relationship/output_weights",
@@ -59,9 +57,19 @@ SWAPS = encoder.SWAPS
 
 
 class Settings(encoder.Settings, frozen=True):
-    """What BERT's forward pass needs besides the variables."""
+    """What BERT's forward pass needs besides the variables.
+
+    BERT under other names is this with other names; `names`, `forward` and `mistakes` serve it.
+    """
 
     HEADS: ClassVar[Mapping[str, Head]] = _HEADS
+    EMBEDDINGS: ClassVar[Embeddings] = _EMBEDDINGS
+    LAYER: ClassVar[Layer] = Layer()
+    LAYERS: ClassVar[str] = "bert/encoder/layer_"  # what a layer's number follows
+
+    @property
+    def scopes(self) -> list[str]:
+        return [f"{self.LAYERS}{number}" for number in range(self.layers)]
 
 
 labels, loss, products = heads.labels, heads.loss, heads.products
@@ -77,20 +85,20 @@ def settings(architecture: Architecture) -> Settings:
 
 
 def names(settings: Settings) -> list[str]:
-    layers = [name for scope in _scopes(settings) for name in _LAYER.names(scope)]
-    return [*_EMBEDDINGS.names, *layers, *head_names(settings)]
+    layers = [name for scope in settings.scopes for name in settings.LAYER.names(scope)]
+    return [*settings.EMBEDDINGS.names, *layers, *head_names(settings)]
 
 
 def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) -> dict[str, Any]:
-    """Google's outputs, in evaluation mode.
+    """The original code's outputs, in evaluation mode.
 
     Returns:
         In the order of the forward pass: `embeddings`, `layer_0`, ... [B, T, H], and for the groups
         of the settings `pooled` [B, H], `mlm_logits` [B, T, V], `nsp_logits` [B, 2], `logits`
         [B, C] or (a token classifier) [B, T, C], `start_logits` and `end_logits` [B, T].
     """
-    hidden = _EMBEDDINGS.forward(variables, settings, samples)
-    outputs = run_layers(variables, _LAYER, _scopes(settings), settings, hidden, samples)
+    hidden = settings.EMBEDDINGS.forward(variables, settings, samples)
+    outputs = run_layers(variables, settings.LAYER, settings.scopes, settings, hidden, samples)
     return with_heads(variables, settings, outputs)
 
 
@@ -101,10 +109,5 @@ def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:
 def mistakes(
     variables: Mapping[str, Any], settings: Settings, config: Mapping[str, Any]
 ) -> Iterator[Mistake]:
-    return usual_mistakes(
-        variables, settings, config, hidden=variables[_WORDS].shape[1], names=names
-    )
-
-
-def _scopes(settings: Settings) -> list[str]:
-    return [f"bert/encoder/layer_{number}" for number in range(settings.layers)]
+    hidden = variables[settings.EMBEDDINGS.words].shape[1]
+    return usual_mistakes(variables, settings, config, hidden=hidden, names=names)

@@ -4,13 +4,13 @@ They compute what google-research/bert does, from variables of other names
 (models/bert/modeling_tf_bert.py of transformers 4). The interface is that of `Reference`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from msgspec.structs import replace
 
 from . import bert, encoder, heads
-from .encoder import Embeddings, Layer, run_layers, settings_of
+from .encoder import Embeddings, settings_of
 from .heads import (
     Choice,
     Head,
@@ -20,11 +20,8 @@ from .heads import (
     Sequence,
     Span,
     Tokens,
-    head_names,
-    with_heads,
 )
-from .mistakes import usual_mistakes
-from .reference import Architecture, Mistake, Samples
+from .reference import Architecture
 
 _EMBEDDINGS = Embeddings(
     words="bert/embeddings/word_embeddings/weight",
@@ -32,7 +29,6 @@ _EMBEDDINGS = Embeddings(
     positions="bert/embeddings/position_embeddings/embeddings",
     norm="bert/embeddings/LayerNorm",
 )
-_LAYER = Layer()
 # In the order of the forward pass.
 _HEADS: dict[str, Head] = {
     "pooler": Pooler("bert/pooler/dense"),
@@ -59,13 +55,16 @@ BASE_CLASS, POOLING, SWAPS = bert.BASE_CLASS, bert.POOLING, bert.SWAPS
 CHOICES = ("BertForMultipleChoice",)
 
 
-class Settings(encoder.Settings, frozen=True):
+class Settings(bert.Settings, frozen=True):
     """What the forward pass needs besides the variables."""
 
     HEADS: ClassVar[Mapping[str, Head]] = _HEADS
+    EMBEDDINGS: ClassVar[Embeddings] = _EMBEDDINGS
+    LAYERS: ClassVar[str] = "bert/encoder/layer_._"
     GELU: ClassVar[str] = "erf"
 
 
+names, forward, mistakes = bert.names, bert.forward, bert.mistakes
 labels, loss, products = heads.labels, heads.loss, heads.products
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training, class_arguments = encoder.without_training, bert.class_arguments
@@ -80,26 +79,3 @@ def settings(architecture: Architecture) -> Settings:
     return settings_of(
         Settings, architecture, groups, epsilon=architecture.config["layer_norm_eps"]
     )
-
-
-def names(settings: Settings) -> list[str]:
-    layers = [name for scope in _scopes(settings) for name in _LAYER.names(scope)]
-    return [*_EMBEDDINGS.names, *layers, *head_names(settings)]
-
-
-def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) -> dict[str, Any]:
-    """The outputs in evaluation mode, those of `bert.forward`."""
-    hidden = _EMBEDDINGS.forward(variables, settings, samples)
-    outputs = run_layers(variables, _LAYER, _scopes(settings), settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
-
-
-def mistakes(
-    variables: Mapping[str, Any], settings: Settings, config: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    hidden = variables[_EMBEDDINGS.words].shape[1]
-    return usual_mistakes(variables, settings, config, hidden=hidden, names=names)
-
-
-def _scopes(settings: Settings) -> list[str]:
-    return [f"bert/encoder/layer_._{number}" for number in range(settings.layers)]

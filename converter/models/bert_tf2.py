@@ -6,14 +6,13 @@ tf-models-official 2.20: networks/bert_encoder.py, layers/transformer_encoder_bl
 layers/masked_lm.py and layers/cls_head.py. The interface is that of `Reference`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 from . import bert, encoder, heads
-from .encoder import Embeddings, Layer, run_layers, settings_of
-from .heads import Head, MaskedLM, Pair, Pooler, Sequence, Span, Tokens, head_names, with_heads
-from .mistakes import usual_mistakes
-from .reference import Architecture, Mistake, Samples
+from .encoder import Embeddings, Layer, settings_of
+from .heads import Head, MaskedLM, Pair, Pooler, Sequence, Span, Tokens
+from .reference import Architecture
 
 _EMBEDDINGS = Embeddings(
     words="word_embeddings/embeddings",
@@ -61,12 +60,16 @@ POOLING = bert.POOLING
 SWAPS = encoder.SWAPS
 
 
-class Settings(encoder.Settings, frozen=True):
+class Settings(bert.Settings, frozen=True):
     """What the forward pass needs besides the variables."""
 
     HEADS: ClassVar[Mapping[str, Head]] = _HEADS
+    EMBEDDINGS: ClassVar[Embeddings] = _EMBEDDINGS
+    LAYER: ClassVar[Layer] = _LAYER
+    LAYERS: ClassVar[str] = "transformer/layer_"
 
 
+names, forward, mistakes = bert.names, bert.forward, bert.mistakes
 labels, loss, products = heads.labels, heads.loss, heads.products
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
@@ -75,26 +78,3 @@ class_arguments = bert.class_arguments
 
 def settings(architecture: Architecture) -> Settings:
     return settings_of(Settings, architecture)
-
-
-def names(settings: Settings) -> list[str]:
-    layers = [name for scope in _scopes(settings) for name in _LAYER.names(scope)]
-    return [*_EMBEDDINGS.names, *layers, *head_names(settings)]
-
-
-def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) -> dict[str, Any]:
-    """Model Garden's outputs, in evaluation mode, by the names of `bert.forward`."""
-    hidden = _EMBEDDINGS.forward(variables, settings, samples)
-    outputs = run_layers(variables, _LAYER, _scopes(settings), settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
-
-
-def mistakes(
-    variables: Mapping[str, Any], settings: Settings, config: Mapping[str, Any]
-) -> Iterator[Mistake]:
-    hidden = variables[_EMBEDDINGS.words].shape[1]
-    return usual_mistakes(variables, settings, config, hidden=hidden, names=names)
-
-
-def _scopes(settings: Settings) -> list[str]:
-    return [f"transformer/layer_{number}" for number in range(settings.layers)]
