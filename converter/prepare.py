@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from .checkpoint import Checkpoint
+from .checks import NOT_RECORDED, Recorded
 from .companions import LARGEST_TEXT, base_name, find_companions, text_of
 from .errors import CheckpointError, MappingError, PlanError
 from .labels import (
@@ -25,7 +26,7 @@ from .labels import (
 from .mapping import MappingFile, builtin_mappings, read_header, read_mapping
 from .opening import open_checkpoint
 from .options import DEFAULTS, Options, make_options
-from .plan import NOT_RECORDED, Plan, Recorded, make_plan
+from .plan import Plan, make_plan
 from .scope import casing_variables, detected, fits, missing_name, telling_names
 from .storage.files import File, Progress
 from .storage.location import parse_location

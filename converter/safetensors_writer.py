@@ -15,8 +15,9 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .checkpoint.dtypes import numpy_dtype
+from .checks import FLOATS
 from .errors import OutputError
-from .plan import FLOATS, Entry, Plan
+from .plan import Entry, Plan
 from .storage.files import Progress
 from .text import pip_install
 from .transforms import to_tensorflow

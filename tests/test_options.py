@@ -4,9 +4,9 @@ from typing import get_args
 import pytest
 
 from bertconvert import Options
+from bertconvert.converter.checks import FLOATS
 from bertconvert.converter.choices import DType
 from bertconvert.converter.options import DEFAULTS, make_options
-from bertconvert.converter.plan import FLOATS
 
 
 def test_replaces_single_options_and_keeps_the_others() -> None:

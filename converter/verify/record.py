@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from ..checkpoint import Checkpoint
 from ..checkpoint.names import prefix_of, step_of
+from ..checks import NOT_RECORDED, Recorded
 from ..companions import find_companions
 from ..errors import CheckpointError, MissingOptionError, PlanError, VerificationError
 from ..layout import CONFIG, PROVENANCE
 from ..mapping import MappingFile, SizeRule, builtin_mappings, same_function
 from ..opening import open_checkpoint
 from ..options import Options
-from ..plan import NOT_RECORDED, Recorded
 from ..prepare import Prepared, infer_casing, named_mapping, prepare, source_file
 from ..scope import BY_CALLER
 from ..storage.files import Progress

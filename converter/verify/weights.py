@@ -7,7 +7,8 @@ tensor, so that a mistake of the conversion is not repeated here.
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..plan import FLOATS, Entry
+from ..checks import FLOATS
+from ..plan import Entry
 from ..prepare import Prepared
 from ..storage.files import Progress
 from ..text import joined
