@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-__all__ = ["crc32c", "unmask"]
+__all__ = ["crc32c", "mask", "unmask"]
 
 if TYPE_CHECKING:
     from crc32c import crc32c
@@ -22,7 +22,12 @@ else:
         from crc32c import crc32c
 
 
+def mask(checksum: int) -> int:
+    """A crc32c as TensorFlow stores it, "masked" (tensorflow/core/lib/hash/crc32c.h)."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def unmask(masked: int) -> int:
-    """The crc32c behind a stored, "masked" one (tensorflow/core/lib/hash/crc32c.h)."""
+    """The crc32c behind a stored, masked one."""
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
     return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF

@@ -45,6 +45,9 @@ DTYPES: dict[int, tuple[str, int]] = {
     33: ("float4_e2m1fn", 1),
 }
 
+NUMBERS = {name: number for number, (name, itemsize) in DTYPES.items() if itemsize}
+"""name -> number, of the dtypes that are numbers."""
+
 _NUMPY = {
     "float32", "float64", "float16", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128",

@@ -20,7 +20,7 @@ from ..errors import CheckpointError
 from ..storage.files import File, Progress
 from ..storage.mistaken import mistaken
 from ..text import cut, pip_install
-from .dtypes import DTYPES
+from .dtypes import NUMBERS
 from .names import SAVE_AGAIN
 from .protos import Box, Malformed
 from .slices import whole
@@ -231,7 +231,7 @@ class _Dataset(Struct, frozen=True):
         return _text(self.layer + self.below)
 
     def variable(self, name: str) -> Variable:
-        number = _NUMBERS.get(self.tf_dtype)
+        number = NUMBERS.get(self.tf_dtype)
         if number is None:
             return Variable(name, self.tf_dtype, self.shape, self.nbytes)
         variable = describe(name.encode(), number, self.shape, self.nbytes)
@@ -243,7 +243,6 @@ class _Dataset(Struct, frozen=True):
         return variable
 
 
-_NUMBERS = {name: number for number, (name, size) in DTYPES.items() if size}
 _OTHER_DTYPE = "hdf5 type"
 
 
