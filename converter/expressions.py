@@ -1,16 +1,17 @@
-"""Expressions of sizes in mapping files: a symbol, a number, or two of them, such as "H-E"."""
+"""Expressions of sizes in mapping files: symbols and numbers with `-`, `*` and `/`, as in "H-E"."""
 
 import operator
 from collections.abc import Mapping
 
-_OPERATIONS = {"*": operator.mul, "-": operator.sub, "/": operator.floordiv}
+# What binds least comes first.
+_OPERATIONS = {"-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """The left side, the operation and the right side; the latter two are "" if there is one."""
+    """The left side, the operation and the right side; the first two are "" if there is one."""
     # No regular expression: to compile one takes longer than all expressions of a mapping.
     sign = next((sign for sign in _OPERATIONS if sign in text), "")
-    return text.partition(sign) if sign else (text, "", "")
+    return text.rpartition(sign) if sign else ("", "", text)
 
 
 def is_expression(text: str) -> bool:
@@ -21,15 +22,17 @@ def is_expression(text: str) -> bool:
 def symbols_of(text: str) -> list[str]:
     """The symbols in an expression."""
     left, sign, right = _parts(text)
-    return [part for part in ([left, right] if sign else [left]) if not part.isdigit()]
+    if sign:
+        return symbols_of(left) + symbols_of(right)
+    return [] if right.isdecimal() else [right]
 
 
 def evaluate(text: str, sizes: Mapping[str, int]) -> int | None:
     """The value of an expression; None if a symbol has no size, or a quotient is not whole."""
     one, sign, other = _parts(text)
     if not sign:
-        return int(text) if text.isdigit() else sizes.get(text)
-    left, right = (int(p) if p.isdigit() else sizes.get(p) for p in (one, other))
+        return int(text) if text.isdecimal() else sizes.get(text)
+    left, right = evaluate(one, sizes), evaluate(other, sizes)
     if left is None or right is None:
         return None
     if sign == "/" and (right == 0 or left % right):

@@ -36,6 +36,7 @@ _MOST_PAIRS = 200_000  # a model of 24 layers has 400
 LONGEST_NAME = 1000  # characters; the time that a pattern takes is a power of a name's length
 
 _MOST_FOLDERS = 3  # `**/` in a pattern
+_LONGEST_EXPRESSION = 64  # characters of a size in a shape
 
 Value = str | int | float | bool
 T = TypeVar("T", bound=Struct)
@@ -742,8 +743,9 @@ def _rule_problems(rule: VariableRule, mapping: MappingFile) -> Iterator[str]:
     if "*" in rule.names[0] or "*" in rule.pt:
         yield "a `*` is allowed only in the second name of tf and those after it"
     for size in rule.stored:
-        told = isinstance(size, int) or all(
-            isinstance(mapping.sizes.get(symbol), str) for symbol in symbols_of(size)
+        told = isinstance(size, int) or (
+            len(size) <= _LONGEST_EXPRESSION
+            and all(isinstance(mapping.sizes.get(symbol), str) for symbol in symbols_of(size))
         )
         if isinstance(size, str) and not (told and symbols_of(size)):
             yield f"shape: {size!r} is not a symbol of [sizes] that a shape can have"

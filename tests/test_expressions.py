@@ -22,7 +22,12 @@ SIZES = {"H": 32, "E": 8, "A": 4}
         ("H/3", None, ["H"]),
         ("Q", None, ["Q"]),
         ("H-Q", None, ["H", "Q"]),
-        ("3*E-H", None, ["E-H"]),
+        ("3*E-H", -8, ["E", "H"]),
+        ("H-3*E", 8, ["H", "E"]),
+        ("H-E-A", 20, ["H", "E", "A"]),
+        ("A*H/A", 32, ["A", "H", "A"]),
+        ("H/A/2", 4, ["H", "A"]),
+        ("H/3*3", None, ["H"]),
     ],
 )
 def test_an_expression_has_a_value_if_its_symbols_have_sizes(
