@@ -42,6 +42,32 @@ class Recorded(Struct, frozen=True):
 NOT_RECORDED = Recorded()
 
 
+class Source(Struct, frozen=True):
+    """What a plan is made from, in the words of messages."""
+
+    whole: str
+    part: str
+    untold: str  # what to do about a size that nothing tells
+    constant: str  # what follows from a constant of the original code that a config contradicts
+
+
+CHECKPOINT = Source(
+    whole="the checkpoint",
+    part="variable",
+    untold="Give the original config with --config{also}",
+    constant=(
+        ", and so would the converted model. If the checkpoint was trained with {value!r}, remove"
+        " the key from a copy of the config, and give the copy with --config"
+    ),
+)
+MODEL = Source(
+    whole="the model",
+    part="tensor",
+    untold="Add it to config.json",
+    constant=", whatever a config says. So it would compute something else with these weights",
+)
+
+
 class Checks:
     """Checks the parts of a plan one after the other, and collects every reason against it."""
 
@@ -52,9 +78,11 @@ class Checks:
         options: Options,
         config_name: str,
         config_line: Callable[[str], int | None],
-        recorded: Recorded,
+        recorded: Recorded = NOT_RECORDED,
+        source: Source = CHECKPOINT,
     ) -> None:
         self.mapping = mapping
+        self.source = source
         self.config = {**recorded.config, **(config or {})}
         self.has_config = config is not None
         self.recorded = recorded
@@ -107,7 +135,7 @@ class Checks:
         used = {variable.name for _, variable in written if variable is not None}
         free = sorted(name for name, variable in taken.local.items() if variable.name not in used)
         skipped = {drop.variable: drop.reason for drop in taken.dropped}
-        head = self.options.head
+        head, part = self.options.head, self.source.part
         needs = architecture.name if head in (None, architecture.name) else f"--head {head}"
         for group in dict.fromkeys(pair.group for pair, _ in written):
             lost = [pair for pair, variable in written if pair.group == group and variable is None]
@@ -116,13 +144,13 @@ class Checks:
                 continue
             if len(lost) < total:
                 are = "is" if len(lost) == 1 else "are"
-                first = f"{group} is incomplete: {len(lost):,} of its {total:,} variables {are}"
+                first = f"{group} is incomplete: {len(lost):,} of its {total:,} {part}s {are}"
                 first += " missing:"
             else:
-                none = {1: "lacks its variable", 2: "has neither of its 2 variables"}.get(
-                    total, f"has none of its {total:,} variables"
+                none = {1: f"lacks its {part}", 2: f"has neither of its 2 {part}s"}.get(
+                    total, f"has none of its {total:,} {part}s"
                 )
-                first = f"{needs} needs the {group}, and the checkpoint {none}:"
+                first = f"{needs} needs the {group}, and {self.source.whole} {none}:"
             lines = [first]
             for pair in lost[:MOST]:
                 several = [n for alias in pair.names for n in islice(matching(alias, free), 3)]
@@ -179,13 +207,16 @@ class Checks:
             if stated not in (None, value):
                 has = "has" if value else "lacks"
                 self.reasons.append(
-                    f"{self.place(key)} says {key} = {_shown(stated)}, but the checkpoint {has} the"
-                    f" {group}"
+                    f"{self.place(key)} says {key} = {_shown(stated)}, but {self.source.whole}"
+                    f" {has} the {group}"
                 )
         return values
 
-    def measure(self, written: Found, loops: Mapping[str, int]) -> None:
+    def measure(self, written: Found, loops: Mapping[str, int]) -> bool:
         """Take the sizes from the shapes; a shape that does not fit is a reason.
+
+        Returns:
+            Whether all shapes fit, as far as they are no expressions.
 
         Raises:
             PlanError: the embeddings are narrower than the layers.
@@ -221,8 +252,13 @@ class Checks:
                     if symbol not in self.sizes:
                         self.sizes[symbol] = size
                         self.evidence[symbol] = f"{variable.name} {list(shape)}"
-        if not wrong:  # now that all sizes are known
-            wrong += [
+        self.reasons += listed(wrong)
+        return not wrong
+
+    def check_expressions(self, written: Found) -> None:
+        """A reason for every shape that is not what an expression of the sizes gives."""
+        self.reasons += listed(
+            [
                 self._wrong_shape(pair, variable)
                 for pair, variable in written
                 if variable is not None
@@ -232,7 +268,7 @@ class Checks:
                     if is_expression(str(s))
                 )
             ]
-        self.reasons += listed(wrong)
+        )
 
     def _factorized(self, written: Found) -> str:
         """That the word embeddings have another width than the layers; "" if they do not."""
@@ -294,7 +330,7 @@ class Checks:
                 continue
             if symbol in self.evidence and stated not in (None, self.sizes[symbol]):
                 reason = (
-                    f"{self.place(key)} says {key} = {stated}, but the checkpoint has"
+                    f"{self.place(key)} says {key} = {stated}, but {self.source.whole} has"
                     f" {self.sizes[symbol]} ({self.evidence[symbol]})"
                 )
                 padded = _is_padded(stated, self.sizes[symbol])
@@ -336,8 +372,8 @@ class Checks:
             if not rule.assume:
                 also = "" if remedy == "a config" else f" or {remedy}"
                 self.reasons.append(
-                    f"neither the variables nor a config tell {rule.config}. Give the original"
-                    f" config with --config{also}"
+                    f"neither the {self.source.part}s nor a config tell {rule.config}."
+                    f" {self.source.untold.format(also=also)}"
                 )
             return
         self.sizes[symbol] = value
@@ -356,8 +392,8 @@ class Checks:
     def check_needs(self, architecture: Architecture) -> None:
         """A reason for every size that the class can't have."""
         self.reasons += [
-            f"{architecture.name} needs {self.mapping.size_key(symbol)} = {size}, but the"
-            f" checkpoint has {self.sizes[symbol]} ({self.evidence[symbol]})"
+            f"{architecture.name} needs {self.mapping.size_key(symbol)} = {size}, but"
+            f" {self.source.whole} has {self.sizes[symbol]} ({self.evidence[symbol]})"
             for symbol, size in architecture.needs.items()
             if symbol in self.evidence and self.sizes[symbol] != size
         ]
@@ -449,9 +485,7 @@ class Checks:
             if key in stated and stated[key] != value:
                 self.reasons.append(
                     f"{self.place(key)} says {key} = {_shown(stated[key])}, but the original code"
-                    f" computes with {value!r}, and so would the converted model. If the checkpoint"
-                    f" was trained with {value!r}, remove the key from a copy of the config, and"
-                    " give the copy with --config"
+                    f" computes with {value!r}{self.source.constant.format(value=value)}"
                 )
 
     def token_ids(

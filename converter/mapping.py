@@ -58,6 +58,7 @@ class ConfigRule(FileRule, frozen=True):
     """How a config is found, and what tells it from that of another model."""
 
     has: list[str] = []  # keys that every such config has
+    keys: list[str] = []  # those of `config` that are keys of the original config, too
 
 
 class VocabularyRule(FileRule, frozen=True):
@@ -711,6 +712,8 @@ def _config_problems(mapping: MappingFile) -> Iterator[str]:
             if not offered:
                 yield f"activation.names.{name}: it has no transformers name"
     yield from (f"{key}: this config key is set twice" for key in _repeated(keys))
+    unknown = {*mapping.files.config.keys} - {*mapping.config} if mapping.files.config else set()
+    yield from (f"files.config: keys: {key} is not in [config]" for key in sorted(unknown))
     for key in mapping.defaults:
         rule = mapping.default(key)
         in_range = not isinstance(rule.value, int | float) or rule.least <= rule.value <= rule.most

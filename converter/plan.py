@@ -104,16 +104,16 @@ def make_plan(
     """
     taken = take_scope(variables, mapping, options)
     local = taken.local
-    loops = _loop_sizes(local, mapping)
+    loops = loop_sizes(local, mapping)
     ordered = sorted(local)
     groups = [group.name for group in mapping.group if not group.instead]
     every = [(pair, find(pair, local, ordered)) for pair in mapping.expand(loops, groups)]
-    told = loops | _told_sizes(every)
+    told = loops | told_sizes(every)
     needless = {group.name for group in mapping.group if not group.is_needed(told)}
     pairs = [item for item in every if item[0].group not in needless]
     present = {pair.group for pair, variable in pairs if variable is not None}
     named = (config or {}).get(mapping.class_key)
-    architecture = _choose_architecture(mapping, present, needless, options.head, named)
+    architecture = choose_architecture(mapping, present, needless, options.head, named)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)} - needless
     planner = Checks(mapping, config, options, config_name, config_line, recorded)
     planner.check_patterns(taken.dropped)
@@ -127,14 +127,16 @@ def make_plan(
             wanted ^= {lacking, homes[0][0][0].group}
             pairs += homes[0]
     written = [item for item in pairs if item[0].group in wanted]
-    empty = [pair for pair, variable in written if variable is None and _is_empty(pair, told)]
+    empty = [pair for pair, variable in written if variable is None and is_empty(pair, told)]
     written = [item for item in written if item[0] not in empty]
 
     planner.check_presence(written, taken, architecture)
     planner.check_uniqueness(written)
     planner.check_alternatives(written, local, ordered)
-    planner.measure(written, loops)
+    fits = planner.measure(written, loops)
     planner.complete_sizes()
+    if fits:  # else the sizes may be wrong
+        planner.check_expressions(written)
     planner.check_needs(architecture)
     if vocabulary_size is not None:
         planner.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
@@ -206,7 +208,7 @@ def make_plan(
     )
 
 
-def _told_sizes(pairs: Found) -> dict[str, int]:
+def told_sizes(pairs: Found) -> dict[str, int]:
     """The sizes that the first shapes tell, which are compared later."""
     sizes: dict[str, int] = {}
     for pair, variable in pairs:
@@ -217,7 +219,7 @@ def _told_sizes(pairs: Found) -> dict[str, int]:
     return sizes
 
 
-def _is_empty(pair: Pair, sizes: Mapping[str, int]) -> bool:
+def is_empty(pair: Pair, sizes: Mapping[str, int]) -> bool:
     """Whether a tensor has no number, so that TensorFlow has no variable for it."""
     return any(isinstance(size, str) and evaluate(size, sizes) == 0 for size in pair.shape)
 
@@ -233,7 +235,7 @@ def _scope_notes(taken: Taken, written: Found) -> list[str]:
     return [f"the model is in the scope {taken.scope}{outside}"] if taken.scope else []
 
 
-def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str, int]:
+def loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str, int]:
     """The sizes that names tell: one more than the highest number that a loop's names have."""
     sizes = {}
     for symbol in sorted(mapping.loop_sizes()):
@@ -256,7 +258,7 @@ def _loop_sizes(local: Mapping[str, Variable], mapping: MappingFile) -> dict[str
     return sizes
 
 
-def _choose_architecture(
+def choose_architecture(
     mapping: MappingFile, present: set[str], needless: set[str], head: str | None, named: object
 ) -> Architecture:
     """The class that the caller chooses, else the one with the most of the checkpoint's groups.
@@ -287,8 +289,8 @@ def _choose_architecture(
             if present.issuperset(a.groups) and (beyond & {*a.groups} or a is best)
         ]
         raise PlanError(
-            f"the checkpoint has {joined(sorted(present - needless))}, and it is not certain which"
-            f" class they belong to. Choose one with --head: {', '.join(choices)}"
+            f"it is not certain which class {joined(sorted(present - needless))} belong to. Choose"
+            f" one with --head: {', '.join(choices)}"
         )
     return best
 

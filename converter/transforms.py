@@ -21,7 +21,7 @@ class Transform(Struct, frozen=True):
 
     apply: "Callable[[Array], Array]"
     inverse: str  # the op that undoes it
-    shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+    shape: "Callable[[tuple[Any, ...]], tuple[Any, ...]]"  # of sizes, or of their symbols
     ranks: range  # the numbers of dimensions that it takes
 
 
