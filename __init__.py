@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .converter.errors import BertconvertError as BertconvertError
     from .converter.errors import CheckpointError as CheckpointError
     from .converter.errors import MappingError as MappingError
+    from .converter.errors import ModelError as ModelError
     from .converter.errors import OutputError as OutputError
     from .converter.errors import PlanError as PlanError
     from .converter.errors import VerificationError as VerificationError
@@ -42,6 +43,7 @@ _HOMES = {
     "Event": "batch",
     "Job": "batch",
     "MappingError": "errors",
+    "ModelError": "errors",
     "ModelRow": "batch",
     "Options": "options",
     "OutputError": "errors",

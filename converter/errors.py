@@ -32,6 +32,10 @@ class BusyError(OutputError):
     """Another process is writing the model folder."""
 
 
+class ModelError(BertconvertError):
+    """A model folder can't be found, or a file in it is missing or damaged."""
+
+
 class VerificationError(BertconvertError):
     """The model folder is not the checkpoint."""
 

@@ -1,7 +1,9 @@
 """The names of the files in a model folder."""
 
 SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"  # of weights that are split into several files
 TORCH = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 CONFIG = "config.json"
 PROVENANCE = "conversion.json"
 CARD = "README.md"

@@ -308,16 +308,8 @@ class Checkpoint(Mapping[str, "np.ndarray[Any, Any]"]):
         if place is None:
             return None
         file, offset = place
-        nbytes, width = self._variables[name].nbytes, stop - start
-
-        def read() -> Iterator[memoryview]:
-            step = len(buffer) // width * row_bytes
-            for at in range(0, nbytes, step):
-                piece = buffer[: min(step, nbytes - at) // row_bytes * width]
-                file.read_strips(offset + at + start, row_bytes, width, piece)
-                yield piece
-
-        return read()
+        nbytes = self._variables[name].nbytes
+        return file.strips(offset, nbytes, row_bytes, start, stop, buffer)
 
     def __getitem__(self, name: str) -> "np.ndarray[Any, Any]":
         import numpy as np

@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Protocol
 
 from ..errors import CheckpointError
@@ -103,6 +103,29 @@ class File:
                     self.read_into(at, strip)
         except OSError as error:
             raise self._unreadable(error) from error
+
+    def strips(
+        self, offset: int, size: int, row_bytes: int, start: int, stop: int, buffer: memoryview
+    ) -> Iterator[memoryview]:
+        """Yield the bytes from `start` to `stop` of each row of a matrix, piece by piece.
+
+        Args:
+            offset: where the matrix begins.
+            size: the bytes of the matrix.
+            row_bytes: the bytes of a row.
+            start: the first byte of a row that is wanted.
+            stop: the byte after the last.
+            buffer: writable bytes for a piece, as many as whole strips have.
+
+        Raises:
+            CheckpointError: as `read_into`.
+        """
+        width = stop - start
+        step = len(buffer) // width * row_bytes
+        for at in range(0, size, step):
+            piece = buffer[: min(step, size - at) // row_bytes * width]
+            self.read_strips(offset + at + start, row_bytes, width, piece)
+            yield piece
 
     def read_some(self, offset: int, buffer: memoryview) -> int:
         """Fill the start of `buffer` with at least one byte; gives the number of bytes.
