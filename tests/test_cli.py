@@ -640,17 +640,17 @@ class TestWhatIsImported:
 SLOW = """
 import os, sys, time
 from bertconvert.cli import main
-from bertconvert.converter import safetensors_writer
+from bertconvert.converter import tensor_copy
 
-copy = safetensors_writer._copy
+pieces = tensor_copy._pieces
 
 def slowly(*args):
     if not sys.stdout.isatty():
         os.write(1, b"begun\\n")
     time.sleep(0.1)
-    return copy(*args)
+    return pieces(*args)
 
-safetensors_writer._copy = slowly
+tensor_copy._pieces = slowly
 main()
 """
 

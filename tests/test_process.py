@@ -25,15 +25,15 @@ SCRIPT = ["-c", "from bertconvert.cli import run; run()"]
 LOUD = """
 import os
 from bertconvert.cli import run
-from bertconvert.converter import safetensors_writer
+from bertconvert.converter import tensor_copy
 
-copy = safetensors_writer._copy
+pieces = tensor_copy._pieces
 
 def loudly(*args):
     os.write(2, b"noise")
-    return copy(*args)
+    return pieces(*args)
 
-safetensors_writer._copy = loudly
+tensor_copy._pieces = loudly
 run()
 """
 
