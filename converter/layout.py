@@ -10,6 +10,7 @@ CARD = "README.md"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
 VOCABULARY = "vocab.txt"
 SENTENCEPIECE = "spiece.model"
 
@@ -31,3 +32,6 @@ MODEL_FILES = frozenset(
     }
 )
 """Every file that a conversion may write. Other files in a folder are the user's."""
+
+TOKENIZER_FILES = (VOCABULARY, SENTENCEPIECE, TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS)
+"""The files from which a folder's vocabulary is read."""

@@ -122,7 +122,7 @@ def pieces(folder: Path, data: bytes) -> None:
     with suppress(PlanError):
         model = sentencepiece.read_vocabulary(data, "m.model")
         files = sentencepiece.tokenizer_files(model, do_lower_case=True, model_max_length=8)
-        assert sentencepiece.written_tokens(files[sentencepiece.VOCABULARY]) == [*model]
+        assert sentencepiece.vocabulary_file(model) == files[sentencepiece.VOCABULARY]
         ids = sentencepiece_reference.encode("ab 21,05 \u200bx", model, True)
         assert all(0 <= row < len(model) for row in ids)
 

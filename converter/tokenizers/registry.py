@@ -38,6 +38,9 @@ class Tokenizer(Protocol):
     VOCABULARY: str
     """The vocabulary's name in a model folder."""
 
+    MODEL: str
+    """The type of its model in a tokenizer.json."""
+
     @staticmethod
     def read_vocabulary(data: bytes, source: str) -> tuple[str, ...]:
         """The tokens of a vocabulary file by index. `source` names the file in a PlanError."""
@@ -59,8 +62,12 @@ class Tokenizer(Protocol):
         """The vocabulary with as many rows as the model, which it may lack: no text spells them."""
 
     @staticmethod
-    def written_tokens(data: bytes) -> list[str]:
-        """The tokens in the file `VOCABULARY` of a model folder; a ValueError if it is damaged."""
+    def append_tokens(tokens: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+        """The vocabulary with more tokens, which no text reaches in the original code."""
+
+    @staticmethod
+    def vocabulary_file(tokens: Sequence[str]) -> bytes:
+        """The file that `read_vocabulary` reads; a PlanError if there is none for the tokens."""
 
     @staticmethod
     def tokenizer_files(

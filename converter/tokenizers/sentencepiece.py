@@ -31,12 +31,20 @@ from typing import Any, cast
 from .. import layout
 from ..checkpoint.protos import Malformed
 from ..errors import PlanError
-from ..text import joined, to_json_lines
+from ..text import cut, joined, to_json_lines
 from .parts import UNUSED, Casing, added_tokens, free_name, lower_case, replace
 from .registry import Role, SpecialToken
-from .sentencepiece_model import NORMAL, SPACE, USER_DEFINED, Model, read_model
+from .sentencepiece_model import (
+    LONGEST_UNUSED,
+    NORMAL,
+    SPACE,
+    USER_DEFINED,
+    Model,
+    read_model,
+)
 
 VOCABULARY = layout.SENTENCEPIECE
+MODEL = "Unigram"
 
 _UNKNOWN = "<unk>"
 _SPECIAL_TOKENS: Mapping[Role, str] = {
@@ -133,18 +141,37 @@ def vocabulary_notes(tokens: Sequence[str]) -> list[str]:
     ]
 
 
-def pad_vocabulary(tokens: Sequence[str], rows: int) -> Model:
+def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
     """The model with pieces that no text spells, "[unused_17]", for rows that have none."""
-    model, taken = cast(Model, tokens), set(tokens)
-    return model.padded([free_name(UNUSED, row, taken) for row in range(len(model), rows)])
+    taken = set(tokens)
+    return append_tokens(tokens, [free_name(UNUSED, r, taken) for r in range(len(tokens), rows)])
 
 
-def written_tokens(data: bytes) -> list[str]:
-    """The pieces of a model that `tokenizer_files` wrote; a ValueError if it is damaged."""
-    try:
-        return [*read_model(data, VOCABULARY)]
-    except PlanError as error:
-        raise ValueError(str(error)) from None
+def append_tokens(tokens: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """The model with more pieces, which are unused; without a model, the pieces alone.
+
+    Raises:
+        PlanError: a token can't be a piece.
+    """
+    for token in more:
+        if not 0 < len(token.encode()) <= LONGEST_UNUSED:
+            raise PlanError(f"the token {cut(token, 40)!r} is too long for {VOCABULARY}, or empty")
+    return tokens.padded(more) if isinstance(tokens, Model) else (*tokens, *more)
+
+
+def vocabulary_file(tokens: Sequence[str]) -> bytes:
+    """The file of a SentencePiece model.
+
+    Raises:
+        PlanError: the tokens are of no model, but of a tokenizer.json.
+    """
+    if not isinstance(tokens, Model):
+        raise PlanError(
+            f"{VOCABULARY} is missing. {layout.TOKENIZER} can't replace it, because it lacks the"
+            " kinds of pieces. transformers 5 does not save the file: copy it from the model that"
+            " this one was made of"
+        )
+    return tokens.file.data
 
 
 def tokenizer_files(
@@ -180,7 +207,7 @@ def tokenizer_files(
     except Malformed as error:
         raise PlanError(f"the SentencePiece model is damaged: {error}") from None
     return {
-        VOCABULARY: model.file.data,
+        VOCABULARY: vocabulary_file(model),
         layout.TOKENIZER: to_json_lines(pipeline),
         layout.TOKENIZER_CONFIG: to_json_lines(config),
         layout.SPECIAL_TOKENS: to_json_lines(special),

@@ -32,6 +32,7 @@ _OTHER_KINDS = {2: "BPE", 3: "word", 4: "character"}
 
 _MOST_PIECES = 1 << 20  # a multilingual model has 256,000
 _LONGEST_PIECE = 1 << 10  # characters; a trainer's default is 16
+LONGEST_UNUSED = 123  # bytes, so that the length of its message is one byte
 _MOST_NODES = 1 << 18  # of the tree of rules; 15,000 of nmt_nfkc's are visited
 _LONGEST_KEY = 64  # bytes; nmt_nfkc's have at most 18
 _MOST_SHOWN = 3
@@ -68,7 +69,7 @@ class Model(tuple[str, ...]):
         return [index for index, kind in enumerate(self.file.types) if kind in types]
 
     def padded(self, names: Sequence[str]) -> Self:
-        """The model with more pieces, which are unused."""
+        """The model with more pieces, of at most LONGEST_UNUSED bytes, which are unused."""
         if not names:
             return self
         file = self.file

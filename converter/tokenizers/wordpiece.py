@@ -22,11 +22,12 @@ from typing import Any
 
 from .. import layout
 from ..errors import PlanError
-from ..text import joined, to_json_lines
+from ..text import cut, joined, to_json_lines
 from .parts import UNUSED, Casing, added_tokens, free_name, lower_case, replace
 from .registry import Role, SpecialToken
 
 VOCABULARY = layout.VOCABULARY
+MODEL = "WordPiece"
 
 SPECIAL_TOKENS: Mapping[Role, str] = {
     "unk_token": "[UNK]",
@@ -178,12 +179,34 @@ def pad_vocabulary(tokens: Sequence[str], rows: int) -> tuple[str, ...]:
     return (*tokens, *(free_name(UNUSED, row, taken) for row in range(len(tokens), rows)))
 
 
-def written_tokens(data: bytes) -> list[str]:
-    """The tokens in a vocab.txt that `tokenizer_files` wrote; a ValueError if it is not UTF-8."""
-    tokens = data.decode().split("\n")
-    while tokens and not tokens[-1]:
-        tokens.pop()
-    return tokens
+def append_tokens(tokens: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """The tokens, and more of them."""
+    return (*tokens, *more)
+
+
+def vocabulary_file(tokens: Sequence[str]) -> bytes:
+    """A vocab.txt: one token a line. A token of spaces, which no text reaches, is a blank line.
+
+    Raises:
+        PlanError: `load_vocab` of google-research/bert would read another token, or fewer.
+    """
+    lines = [token if token.strip() else "" for token in tokens]
+    for row, line in enumerate(lines):
+        if line != line.replace("\r", "").strip() or "\n" in line:
+            raise PlanError(
+                f"{cut(line, 40)!r}, the token with the id {row:,}, can't be a line of"
+                f" {VOCABULARY}: spaces at its ends are not read, and a line break ends it"
+            )
+    if not lines or not lines[-1]:
+        raise PlanError(f"{VOCABULARY} can't be written: the last token is blank, or there is none")
+    try:
+        return _lines(lines)
+    except UnicodeEncodeError as error:
+        raise PlanError(f"a token can't be a line of {VOCABULARY}: {error}") from None
+
+
+def _lines(tokens: Sequence[str]) -> bytes:
+    return ("\n".join(tokens) + "\n").encode()
 
 
 def tokenizer_files(
@@ -228,7 +251,7 @@ def tokenizer_files(
         **special,
     }
     return {
-        layout.VOCABULARY: ("\n".join(tokens) + "\n").encode(),
+        layout.VOCABULARY: _lines(tokens),
         layout.TOKENIZER: to_json_lines(_tokenizer_json(ids, special.values(), do_lower_case)),
         layout.TOKENIZER_CONFIG: to_json_lines(config),
         layout.SPECIAL_TOKENS: to_json_lines(special),

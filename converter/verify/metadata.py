@@ -1,39 +1,25 @@
 """Level weights, besides the tensors: config.json, tokenizer and provenance fit the checkpoint."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 
 import msgspec
 from msgspec import Struct
 
+from ..errors import PlanError
 from ..labels import generic_name, usual_problem_type
-from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG
+from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
 from ..mapping import SizeRule, same_function
 from ..prepare import Prepared, source_file
 from ..text import joined, listed
 from ..tokenizers.registry import Role, Tokenizer, load_tokenizer
+from ..tokenizers.written import Written, read_written
 from .model_folder import ModelFolder, Provenance
 from .verdict import Check, Match
 
 _MOST_SHOWN = 4
-
-
-class _Model(Struct):
-    vocab: dict[str, int] | list[tuple[str, float]]  # tokens -> ids, or tokens and scores by id
-
-    @property
-    def ids(self) -> dict[str, int]:
-        if isinstance(self.vocab, dict):
-            return self.vocab
-        return {token: index for index, (token, _) in enumerate(self.vocab)}
-
-
-class _Tokenizer(Struct):
-    """The parts of tokenizer.json that are checked."""
-
-    model: _Model
-    normalizer: object = None
 
 
 class Metadata(Struct, frozen=True):
@@ -140,10 +126,10 @@ class _TokenId(Struct, frozen=True):
 
 def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
     mapping, planned = prepared.mapping, prepared.plan.config
-    tokens = None
-    if prepared.vocabulary is None and mapping.tokenizers:
-        with suppress(OSError, ValueError, RecursionError):  # which another check reports
-            tokens = _written_tokens(folder, _kind(prepared, folder))
+    written = None
+    if prepared.vocabulary is None:
+        with suppress(OSError, PlanError):  # which another check reports
+            written = _written(prepared, folder)
     found = []
     for key, role in mapping.token_ids.items():
         row = planned[key]
@@ -151,9 +137,9 @@ def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
             told_by = "the vocabulary"
         elif key in (prepared.config or {}):
             told_by = "the checkpoint's config"
-        elif tokens:
+        elif written:
             told_by = "OUT's tokenizer"
-            special = _kind(prepared, folder).special_tokens(tokens)
+            special = load_tokenizer(written.kind).special_tokens(written.tokens)
             row = special[role].row if role in special else None
         else:
             told_by, row = "", folder.config.get(key, mapping.implied.get(key))
@@ -270,7 +256,9 @@ def _tokenizer(
         )
     try:
         wrong = _tokenizer_faults(prepared, folder)
-    except (OSError, ValueError, RecursionError) as error:
+    except PlanError as error:
+        wrong = [*error.reasons]
+    except (OSError, ValueError) as error:
         wrong = [f"a file of the tokenizer can't be read: {error}"]
     return [_check("tokenizer", wrong, f"the vocabulary has the model's {_rows(folder):,} tokens")]
 
@@ -281,56 +269,49 @@ def _rows(folder: ModelFolder) -> int:
 
 
 def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
-    wrong = []
-    kind = _kind(prepared, folder)
-    written = _written_tokens(folder, kind)
-    lowers: bool | None = None
-    if (folder.path / TOKENIZER).exists():
-        tokenizer = _read_tokenizer(folder)
-        if tokenizer.model.ids != {token: index for index, token in enumerate(written)}:
-            wrong.append(f"{TOKENIZER} and {kind.VOCABULARY} have different tokens")
-        normalizer = msgspec.json.encode(tokenizer.normalizer)
-        # The second is what a BertNormalizer has.
-        lowers = b'"Lowercase"' in normalizer or b'"lowercase":true' in normalizer
-    if len(written) not in (_rows(folder), _rows(folder) - prepared.padding):
+    written, wrong = _written(prepared, folder), []
+    if written is None:
+        return []
+    if len(written.tokens) not in (_rows(folder), _rows(folder) - prepared.padding):
         wrong.append(
-            f"the number of tokens in the vocabulary is {len(written):,}, but vocab_size is"
+            f"the number of tokens in the vocabulary is {len(written.tokens):,}, but vocab_size is"
             f" {_rows(folder):,}"
         )
     config: dict[str, object] = {}
     if (folder.path / TOKENIZER_CONFIG).exists():
         data = (folder.path / TOKENIZER_CONFIG).read_bytes()
         config = msgspec.json.decode(data, type=dict[str, object])
-    wrong += _other_tokens(prepared, written)
-    wrong += _other_special_tokens(kind, config, written)
-    wrong += _other_case(prepared.do_lower_case, lowers, config)
+    wrong += _other_tokens(prepared, written.tokens)
+    wrong += _other_special_tokens(load_tokenizer(written.kind), config, written.tokens)
+    wrong += _other_case(prepared.do_lower_case, written.lowers)
     return wrong
 
 
+def _kinds(prepared: Prepared) -> list[str]:
+    """The kind of tokenizer that the vocabulary is for; without one, those that it may be."""
+    return [prepared.tokenizer] if prepared.tokenizer else [*prepared.mapping.tokenizers]
+
+
 def _kind(prepared: Prepared, folder: ModelFolder) -> Tokenizer:
-    """The kind of tokenizer that the vocabulary is for; without one, that of OUT's vocabulary."""
-    kinds = [prepared.tokenizer] if prepared.tokenizer else prepared.mapping.tokenizers
-    loaded = [load_tokenizer(kind) for kind in kinds]
+    """The kind of tokenizer whose vocabulary OUT has or should have."""
+    loaded = [load_tokenizer(kind) for kind in _kinds(prepared)]
     return next((kind for kind in loaded if (folder.path / kind.VOCABULARY).exists()), loaded[0])
 
 
-def _written_tokens(folder: ModelFolder, kind: Tokenizer) -> list[str]:
-    """The tokens of OUT by id; [] if it has no vocabulary."""
-    path = folder.path / kind.VOCABULARY
-    if path.exists():
-        return kind.written_tokens(path.read_bytes())
-    if (folder.path / TOKENIZER).exists():
-        ids = _read_tokenizer(folder).model.ids
-        return sorted(ids, key=ids.__getitem__)
-    return []
+def _written(prepared: Prepared, folder: ModelFolder) -> Written | None:
+    """The vocabulary of OUT; None if it has none.
 
-
-def _read_tokenizer(folder: ModelFolder) -> _Tokenizer:
-    return msgspec.json.decode((folder.path / TOKENIZER).read_bytes(), type=_Tokenizer)
+    Raises:
+        PlanError: a file is damaged, or two contradict each other.
+        OSError: one can't be read.
+    """
+    paths = [folder.path / name for name in TOKENIZER_FILES]
+    files = {path.name: path.read_bytes() for path in paths if path.exists()}
+    return read_written(files, _kinds(prepared))
 
 
 def _other_special_tokens(
-    kind: Tokenizer, config: dict[str, object], written: list[str]
+    kind: Tokenizer, config: dict[str, object], written: Sequence[str]
 ) -> list[str]:
     """The tokens that tokenizer_config.json gives a role which they do not have.
 
@@ -346,7 +327,7 @@ def _other_special_tokens(
     return wrong
 
 
-def _other_tokens(prepared: Prepared, written: list[str]) -> list[str]:
+def _other_tokens(prepared: Prepared, written: Sequence[str]) -> list[str]:
     """Where OUT's tokens are not those of the file; the names of rows without one are free."""
     if prepared.vocabulary is None:
         return []
@@ -363,16 +344,20 @@ def _other_tokens(prepared: Prepared, written: list[str]) -> list[str]:
     return [f"{len(changed):,} tokens differ from the checkpoint's vocabulary{where}"]
 
 
-def _other_case(expected: bool | None, lowers: bool | None, config: dict[str, object]) -> list[str]:
+def _other_case(expected: bool | None, lowers: dict[str, bool]) -> list[str]:
+    """Where OUT lower-cases text and the original does not, or the other way round."""
+    source = next(iter(lowers), "")  # transformers takes tokenizer.json, where there is one
     wrong = []
-    if None not in (expected, lowers) and lowers is not expected:
+    if None not in (expected, lowers.get(source)) and lowers[source] is not expected:
         wrong.append(
-            f"{TOKENIZER} {'lower-cases' if lowers else 'does not lower-case'} text, but the"
+            f"{source} {'lower-cases' if lowers[source] else 'does not lower-case'} text, but the"
             f" vocabulary is {'uncased' if expected else 'cased'}"
         )
-    if lowers is not None and config.get("do_lower_case", lowers) is not lowers:
-        stated = config["do_lower_case"]
-        wrong.append(f"{TOKENIZER_CONFIG} has do_lower_case = {stated}, unlike {TOKENIZER}")
+    wrong += [
+        f"{other} has do_lower_case = {stated}, unlike {source}"
+        for other, stated in lowers.items()
+        if stated is not lowers[source]
+    ]
     return wrong
 
 
