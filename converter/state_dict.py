@@ -23,7 +23,7 @@ from .errors import CheckpointError, ModelError
 from .layout import SAFETENSORS, SAFETENSORS_INDEX, TORCH, TORCH_INDEX
 from .storage.files import File, Folder, Progress
 from .storage.mistaken import mistaken
-from .text import as_text, counted, cut, joined, listed, pip_install
+from .text import MOST, as_text, counted, cut, joined, listed, pip_install
 
 if TYPE_CHECKING:
     import numpy as np
@@ -372,6 +372,8 @@ def _open_shards(
         except CheckpointError as error:
             missing.append(shard)
             problems.append(str(error))
+            if len(missing) == MOST:  # an index may name any number
+                break
     if missing:
         reason = f" ({problems[0]})" if problems else ""
         raise ModelError(
@@ -407,20 +409,19 @@ def _check_shards(index: File, shards: Mapping[str, str], found: Mapping[str, _T
 
 
 def _torch(file: File, folder: Folder, progress: Progress | None) -> _Tensors:
-    """The tensors of a torch file; a name may share its numbers with another."""
+    """The tensors of a torch file."""
     try:
-        state = load_torch(file, folder, progress)
+        return open_torch(file, folder, progress)._tensors
     except ImportError as error:
         raise ModelError(
             f"reading {file.name} needs torch, which can't be imported ({error})."
             f" Install it: {pip_install('torch', 'torch')}"
         ) from error
-    return {name: _torch_tensor(file, name, tensor) for name, tensor in state.items()}
 
 
-def load_torch(
+def open_torch(
     file: File, folder: Folder | None = None, progress: Progress | None = None
-) -> "dict[str, Tensor]":
+) -> StateDict:
     """The tensors of a file that torch.save wrote. No code in it is run.
 
     One on disk is mapped into memory, and read when its numbers are. Others are read whole.
@@ -438,7 +439,7 @@ def load_torch(
     import torch
 
     file.fetch([(0, file.size)], progress)
-    mapped = _may_be_mapped(file)
+    mapped = _is_zip(file) and os.path.isfile(file.name)
     try:
         # weights_only: a pickle may hold any code, and this runs none of it.
         state = torch.load(
@@ -467,7 +468,8 @@ def load_torch(
                 f" tensor, but a {type(value).__name__}. Its keys are {joined(keys, 6)}. Save the"
                 " model's state dict alone."
             )
-    return state
+    tensors = {name: _torch_tensor(file, name, tensor) for name, tensor in state.items()}
+    return StateDict([os.path.basename(file.name)], tensors)
 
 
 def _reason(error: Exception) -> str:
@@ -485,17 +487,30 @@ def _reason(error: Exception) -> str:
     )
 
 
-def _may_be_mapped(file: File) -> bool:
-    """Whether torch can map a file: a zip on disk that is not compressed."""
-    import zipfile
+def _is_zip(file: File) -> bool:
+    """Whether torch takes a file for a zip, which is the newer format.
 
-    if not os.path.isfile(file.name):
+    Raises:
+        ModelError: its parts are compressed. torch.save never does that, and a small file could
+            fill the memory.
+    """
+    from zipfile import ZIP_STORED, ZipFile
+
+    if file.size < 4 or file.read(0, 4) != b"PK\3\4":
         return False
     try:
-        with zipfile.ZipFile(file.name) as archive:
-            return all(one.compress_type == zipfile.ZIP_STORED for one in archive.infolist())
-    except Exception:  # the zip is damaged, which torch reports, or it is none
-        return False
+        with ZipFile(file.stream()) as archive:
+            packed = [one for one in archive.infolist() if one.compress_type != ZIP_STORED]
+    except CheckpointError:
+        raise
+    except Exception:  # the zip is damaged, which torch reports
+        return True
+    if packed:
+        raise ModelError(
+            f"{file.name} was compressed after it was saved. Load it with torch.load, and save it"
+            " with torch.save."
+        )
+    return True
 
 
 def _torch_tensor(file: File, name: str, tensor: "Tensor") -> _Tensor:
@@ -532,15 +547,17 @@ class _Elements:
             8: torch.int64,
             16: torch.complex128,
         }[self._size]
-        array = tensor.detach().resolve_conj().resolve_neg().view(same_size).numpy()
-        # A transposed or expanded tensor is not copied, as it may be much larger than its storage.
-        self._flat: Any = array.reshape(-1) if array.flags.c_contiguous else array.flat
+        plain = tensor.detach().resolve_conj().resolve_neg()
+        self._array: Any = plain.view(same_size).numpy()
 
     def read_into(self, position: int, buffer: memoryview) -> int:
         import numpy as np
 
+        # An expanded tensor is never copied whole: it may be much larger than its storage.
+        is_plain = self._array.flags.c_contiguous
+        flat = self._array.reshape(-1) if is_plain else self._array.flat
         first, skipped = divmod(position, self._size)
-        elements = self._flat[first : -(-(position + len(buffer)) // self._size)]
+        elements = flat[first : -(-(position + len(buffer)) // self._size)]
         data = np.ascontiguousarray(elements).view(np.uint8).data[skipped:]
         count = min(len(data), len(buffer))
         buffer[:count] = data[:count]

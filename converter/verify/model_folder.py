@@ -1,18 +1,17 @@
 """A model folder on disk: its config, its provenance, its tensors."""
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
 from ..checkpoint.dtypes import numpy_dtype
-from ..errors import CheckpointError, VerificationError
+from ..errors import CheckpointError, ModelError, VerificationError
 from ..layout import CONFIG, PROVENANCE, SAFETENSORS, TORCH
 from ..prepare import SourceFile
+from ..state_dict import open_torch
 from ..storage.files import open_path
 from ..storage.mistaken import mistaken
 from ..text import joined, pip_install
@@ -66,7 +65,7 @@ class ModelFolder(Struct, frozen=True):
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Open a model folder; no tensor is read yet, but for those of a torch file.
+    """Open a model folder; no tensor is read yet, but for those of an old torch file.
 
     Raises:
         VerificationError: the folder does not exist, or a file is missing or damaged.
@@ -143,28 +142,11 @@ class _SafeTensors(Mapping[str, "Array"]):
         return len(self._names)
 
 
-def _torch_tensors(path: Path) -> "dict[str, Array]":
-    import torch
-
+def _torch_tensors(path: Path) -> "Mapping[str, Array]":
     try:
-        # weights_only: a pickle may hold any code, and this reads none of it.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise VerificationError(
-            _mistaken(path)
-            or f"{path} was not loaded: it is damaged, or has more than tensors in it: {first}"
-        ) from error
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise VerificationError(
-            f"{path} is not a state dict: not everything in it is a named tensor"
-        )
-    return {
-        name: tensor.view(torch.int16).numpy().view(numpy_dtype("bfloat16"))
-        if tensor.dtype == torch.bfloat16
-        else tensor.numpy()
-        for name, tensor in state.items()
-    }
+        return open_torch(open_path(str(path)))
+    except (CheckpointError, ModelError) as error:
+        raise VerificationError(str(error)) from error
 
 
 def _contents(folder: Path) -> str:
