@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints of the BERT family to PyTorch, faithfully and fast."""
+"""TensorFlow checkpoints of the BERT family to PyTorch and back, faithfully and fast."""
 
 from importlib import import_module
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .converter.checkpoint import Variable as Variable
     from .converter.convert import Conversion as Conversion
     from .converter.convert import convert as convert
+    from .converter.convert_back import BackConversion as BackConversion
+    from .converter.convert_back import convert_back as convert_back
     from .converter.errors import BatchError as BatchError
     from .converter.errors import BertconvertError as BertconvertError
     from .converter.errors import CheckpointError as CheckpointError
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
     from .converter.options import Options as Options
     from .converter.plan import Plan as Plan
     from .converter.prepare import prepare as prepare
+    from .converter.roundtrip import RoundTrip as RoundTrip
+    from .converter.roundtrip import roundtrip as roundtrip
     from .converter.verify import Verdict as Verdict
     from .converter.verify import verify as verify
 
 # The module of each public name. A name is imported when it is first used, because importing numpy
 # alone takes longer than all of `bertconvert --help`.
 _HOMES = {
+    "BackConversion": "convert_back",
     "BatchError": "errors",
     "BertconvertError": "errors",
     "Checkpoint": "checkpoint",
@@ -50,14 +55,17 @@ _HOMES = {
     "VerificationError": "errors",
     "Plan": "plan",
     "PlanError": "errors",
+    "RoundTrip": "roundtrip",
     "Summary": "batch",
     "Variable": "checkpoint",
     "Verdict": "verify",
     "batch": "batch",
     "convert": "convert",
+    "convert_back": "convert_back",
     "find_jobs": "batch",
     "open_checkpoint": "opening",
     "prepare": "prepare",
+    "roundtrip": "roundtrip",
     "verify": "verify",
 }
 

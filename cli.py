@@ -30,6 +30,7 @@ from .converter.terminal import (
     printable,
     say,
     show,
+    show_back_conversion,
     show_checkpoint,
     show_conversion,
     show_json,
@@ -37,6 +38,7 @@ from .converter.terminal import (
     show_mapping,
     show_plan,
     show_report,
+    show_roundtrip,
     show_table,
 )
 from .converter.text import counted
@@ -136,7 +138,7 @@ class _Proving(click.Command):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bertconvert", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Convert TensorFlow checkpoints of the BERT family to PyTorch.
+    """Convert TensorFlow checkpoints of the BERT family to PyTorch, and back.
 
     CKPT is a folder, a prefix (.../model.ckpt), any file of the checkpoint, a Keras .h5, a .zip
     or .tar.gz of it, or the URL of any of these (https://, s3://, gs://, hf://).
@@ -407,6 +409,123 @@ def tf2pt(
             show_json(conversion)
         elif not quiet:
             show_conversion(ckpt, conversion)
+
+
+@cli.command(cls=_Proving)
+@click.argument("model")
+@click.argument("out")
+@click.option(
+    "--prefix",
+    metavar="NAME",
+    help="The checkpoint's name in OUT.  [default: as the original code calls it]",
+)
+@click.option(
+    "--global-step",
+    metavar="N",
+    type=click.IntRange(0, (1 << 63) - 1),
+    help="Store this training step, which Estimator needs to load OUT as its model_dir.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(get_args(DType)),
+    help="The dtype of the variables.  [default: keep]",
+)
+@click.option(
+    "--mapping",
+    metavar="NAME|FILE",
+    help="The mapping to use.  [default: the one of Google's code for this kind of model]",
+)
+@click.option("--head", help="The head to write, or none.  [default: all that MODEL has]")
+@click.option(
+    "--pad-vocab",
+    is_flag=True,
+    help="Allow more embeddings than tokens: the vocabulary gets [unused_...] for the rest.",
+)
+@click.option("--force", is_flag=True, help="Replace the checkpoint in OUT.")
+@click.option(
+    "--verify",
+    "level",
+    metavar="[LEVEL]",
+    type=click.Choice([*LEVELS, _HIGHEST]),
+    help="Publish the checkpoint only if it passes verify at LEVEL.  [default: the highest that is"
+    " installed]",
+)
+@_quiet_option
+@_json_option
+@_debug_option
+def pt2tf(
+    model: str,
+    out: str,
+    level: str | None,
+    prefix: str | None,
+    dtype: DType | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert the transformers folder MODEL into a TensorFlow checkpoint in the folder OUT.
+
+    MODEL may be a URL. OUT gets the checkpoint, the file `checkpoint`, the config and the
+    vocabulary, as Google's code reads them. There is no .meta file, because weights do not tell
+    the graph of a program.
+
+    \b
+    bertconvert pt2tf bert-tiny/ bert-tiny-tf/
+    bertconvert pt2tf my-model/ out/ --prefix model.ckpt-1000 --global-step 1000
+    """
+    from .converter.convert_back import convert_back
+
+    level = _checked_level(level, "--verify")
+    if level is not None and dtype not in (None, "keep"):
+        raise click.UsageError("--verify needs --dtype keep: cast variables are not the tensors")
+    prove = None
+    with Progress(quiet) as progress:
+        if level is not None:
+            from .converter.verify import back_prover
+
+            prove = back_prover(model, level, progress)
+        try:
+            conversion = convert_back(
+                model,
+                out,
+                prefix=prefix,
+                dtype=dtype or "keep",
+                progress=progress,
+                prove=prove,
+                **options,
+            )
+        except ValueError as error:
+            raise click.UsageError(printable(str(error))) from error
+    with _printing(f"The checkpoint was written to {_shown(out)}"):
+        if as_json:
+            show_json(conversion)
+        elif not quiet:
+            show_back_conversion(model, conversion)
+
+
+@cli.command()
+@click.argument("ckpt")
+@_source_options
+@_json_option
+@_debug_option
+def roundtrip(ckpt: str, as_json: bool, **options: Any) -> None:
+    """Convert CKPT to PyTorch and back, and compare the two checkpoints byte for byte.
+
+    Both conversions go to a temporary folder (TMPDIR).
+
+    \b
+    bertconvert roundtrip uncased_L-2_H-128_A-2.zip
+    bertconvert roundtrip run_42/ --head token
+    """
+    from .converter.roundtrip import roundtrip as go
+
+    with Progress(as_json) as progress:
+        result = go(ckpt, progress=progress, **_given(options))
+    if as_json:
+        show_json(result)
+    else:
+        show_roundtrip(result)
+    sys.exit(0 if result.same else 1)
 
 
 @cli.command(cls=_Proving)

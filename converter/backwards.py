@@ -377,9 +377,9 @@ def _activation(checks: Checks) -> tuple[str, str]:
     usual = next(iter(offered)) if isinstance(offered, dict) else form
     if form != usual:
         checks.notes.append(
-            f"{rule.config} = {name} is written, because the original code has no other name for"
-            f" {stated}, which is the {form} form. That code computes the {usual} form for {name}"
-            " today, so it computes something else than this model"
+            f"{checks.place(rule.config)} says {rule.config} = {stated}, the {form} form of {name}."
+            f" The original code has only the name {name}, and computes its {usual} form today. So"
+            " it computes something else than this model"
         )
     return name, str(stated)
 

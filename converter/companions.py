@@ -14,7 +14,7 @@ from itertools import islice
 from msgspec import Struct
 
 from .checkpoint import Checkpoint
-from .config_file import ConfigFile, may_be_config, parse_config
+from .config_file import ConfigFile, may_be_config, parse_config, parse_document
 from .errors import CheckpointError, PlanError
 from .mapping import FileRule, MappingFile
 from .options import Options
@@ -240,9 +240,23 @@ def read_config(file: File, mapping: MappingFile) -> ConfigFile:
         PlanError: it is none, or can't be read; with the line.
         CheckpointError: as `text_of`.
     """
+    return parse_config(_config_text(file), file.name, mapping)
+
+
+def read_document(file: File) -> ConfigFile:
+    """The config that a whole file is, whatever its keys.
+
+    Raises:
+        PlanError: it can't be read; with the line.
+        CheckpointError: as `text_of`.
+    """
+    return parse_document(_config_text(file), file.name)
+
+
+def _config_text(file: File) -> bytes:
     if file.size > _LARGEST_CONFIG:
         raise PlanError(f"{file.name} is too large for a model's config: {file.size:,} bytes")
-    return parse_config(text_of(file), file.name, mapping)
+    return text_of(file)
 
 
 def config_among(file: File, mapping: MappingFile) -> ConfigFile | None:

@@ -43,7 +43,8 @@ def parse_config(data: bytes, path: str, mapping: MappingFile) -> ConfigFile:
     Raises:
         PlanError: it is no JSON object, or has a key twice, or has no or several configs.
     """
-    text, document = _document(data, path)
+    whole = parse_document(data, path)
+    text, document = whole.text, whole.values
     known = _size_keys(mapping) | {*mapping.defaults}
     if mapping.activation is not None:
         known.add(mapping.activation.config)
@@ -65,13 +66,13 @@ def parse_config(data: bytes, path: str, mapping: MappingFile) -> ConfigFile:
     if parts:
         ((inside, values),) = parts.items()
         return ConfigFile(values, text, inside)
-    return ConfigFile(document, text)
+    return whole
 
 
 def may_be_config(data: bytes, mapping: MappingFile) -> bool:
     """Whether a file's keys are those of a config, or seem to be, in one that can't be read."""
     try:
-        _, document = _document(data, "")
+        document = parse_document(data, "").values
     except PlanError:
         return any(f'"{key}"'.encode() in data for key in _size_keys(mapping))
     return bool(_parts(document, mapping))
@@ -89,8 +90,16 @@ def _parts(document: dict[str, object], mapping: MappingFile) -> dict[str, dict[
     return {"": document} if "" in found else found
 
 
-def _document(data: bytes, path: str) -> tuple[str, dict[str, object]]:
-    """The text of a file, and the JSON object that it is."""
+def parse_document(data: bytes, path: str) -> ConfigFile:
+    """The config that a whole file is, whatever its keys.
+
+    Args:
+        data: the content of the file.
+        path: the file, for messages.
+
+    Raises:
+        PlanError: it is no JSON object, or has a key twice.
+    """
     wrong = f"{path} is not a model's config"
     repeated: list[str] = []
 
@@ -119,7 +128,7 @@ def _document(data: bytes, path: str) -> tuple[str, dict[str, object]]:
         )
     if not isinstance(document, dict):
         raise PlanError(f"{wrong}: it is {_KINDS.get(type(document), 'a number')}, not an object")
-    return text, document
+    return ConfigFile(document, text)
 
 
 def _fault(text: str, error: JSONDecodeError) -> str:

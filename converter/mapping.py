@@ -282,6 +282,7 @@ class Header(Struct, frozen=True):
 
     name: str
     detect: str | list[str]
+    model_type: str
     lacks: str | list[str] = []
     names: Literal["checkpoint", "full"] = "checkpoint"
 
@@ -296,7 +297,6 @@ class MappingFile(Header, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
     group: list[Group]
     architecture: list[Architecture]
-    model_type: str
     about: str = ""
     title: str = ""
     include: list[str] = []

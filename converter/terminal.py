@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .batch import Event
     from .checkpoint import Checkpoint
     from .convert import Conversion
+    from .convert_back import BackConversion
     from .mapping import MappingFile
     from .prepare import Prepared
+    from .roundtrip import RoundTrip
 
 
 def shape_text(shape: Sequence[object]) -> str:
@@ -153,6 +155,47 @@ def show_conversion(ckpt: str, conversion: "Conversion") -> None:
     if conversion.proof:
         show(f"  {conversion.proof}")
     _say_notes(conversion.notes)
+
+
+def show_back_conversion(model: str, conversion: "BackConversion") -> None:
+    """Print the result of `pt2tf`."""
+    from .storage.location import parse_location
+
+    show(f"{parse_location(model).shown} -> {conversion.prefix}")
+    show(f"  {conversion.architecture} ({_sizes_text(conversion.sizes)})")
+    show(
+        f"  {conversion.parameters:,} parameters, {counted(conversion.variables, 'variable')},"
+        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
+    )
+    if conversion.activation:
+        show(f"  activation: {conversion.activation}")
+    for reason, count in conversion.dropped.items():
+        show(f"  skipped: {counted(count, 'tensor')} ({reason})")
+    show(f"  files: {', '.join(conversion.files)}")
+    if conversion.proof:
+        show(f"  {conversion.proof}")
+    _say_notes(conversion.notes)
+
+
+def show_roundtrip(result: "RoundTrip") -> None:
+    """Print the result of `roundtrip`."""
+    show(f"{result.checkpoint}: to PyTorch and back")
+    for difference in result.differences:
+        show(f"  DIFFERENT: {difference}")
+    what = f"{counted(result.variables, 'variable')} ({size_text(result.nbytes)})"
+    if result.identical:
+        show(f"  the same, byte for byte: {what}, the index and the data file")
+    elif result.same:
+        show(f"  the same, byte for byte: {what}")
+        show("  the index and the data file are those that TensorFlow writes for them alone")
+    for reason, count in result.dropped.items():
+        show(f"  left behind: {counted(count, 'variable')} ({reason})")
+    if result.renamed:
+        old, new = next(iter(result.renamed.items()))
+        show(f"  renamed: {counted(len(result.renamed), 'variable')}, such as {old} to {new}")
+    if result.same and not (result.identical or result.dropped or result.renamed):
+        show(f"  the original is stored in another way: {result.format}, {result.data_files} files")
+    _say_notes(result.notes)
 
 
 def _say_notes(notes: Iterable[str]) -> None:

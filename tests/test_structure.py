@@ -92,6 +92,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("releases", "safetensors_writer", "checkpoint_writer"),
     ("model_card",),
     ("convert", "convert_back"),
+    ("roundtrip",),
     ("verify",),
     ("batch",),
     ("terminal",),

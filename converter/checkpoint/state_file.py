@@ -21,6 +21,15 @@ _ESCAPE = rb"""\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9
 _LETTERS = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 
 
+def state_file(name: str) -> bytes:
+    """The file for a folder with one checkpoint, as Saver writes it with `save_relative_paths`.
+
+    Args:
+        name: the checkpoint's name in the folder, of letters, digits and - _ . only.
+    """
+    return f'{_PATH.decode()}: "{name}"\nall_{_PATH.decode()}s: "{name}"\n'.encode()
+
+
 def latest_path(text: bytes) -> str:
     """The path of the latest checkpoint; "" if the text does not name one, or is no text proto.
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ..errors import CheckpointError, OutputError
 from ..interrupts import held
+from ..layout import MODEL_FILES
 from .files import Directory, File, Folder, IsWanted, Progress, nothing, open_path
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -225,20 +226,24 @@ class DiskPath(Struct, frozen=True):
         check_output(self.path, force)
 
     def published(
-        self, force: bool, progress: Progress | None = None
+        self,
+        force: bool,
+        progress: Progress | None = None,
+        files: Collection[str] = MODEL_FILES,
     ) -> AbstractContextManager[Path]:
         """A new folder to write into, which becomes this one at the end, in one step.
 
         Args:
-            force: whether a model in this folder is replaced.
+            force: whether what was converted into this folder is replaced.
             progress: told of the bytes that are uploaded.
+            files: the names that may be written; by default those of a model folder.
 
         Raises:
             OutputError: as `publish.published` says.
         """
         from .publish import published
 
-        return published(self.path, force)
+        return published(self.path, force, files)
 
     def tidy(self) -> None:
         """Remove what a killed process left next to this output folder."""

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,17 +14,18 @@ from ..layout import MODEL_FILES
 
 
 @contextmanager
-def published(out: Path | str, force: bool) -> Iterator[Path]:
+def published(out: Path | str, force: bool, files: Collection[str] = MODEL_FILES) -> Iterator[Path]:
     """A new folder to write into, which becomes `out` at the end, in one step.
 
     After an error or an interrupt, `out` is as before and nothing is left next to it. What a killed
-    process leaves there is removed by the next one. With `force`, the model in `out` is replaced
-    (the files in `MODEL_FILES`; other files stay), and the old files are deleted only when the new
-    ones are on the disk.
+    process leaves there is removed by the next one. With `force`, the files of that kind in `out`
+    are replaced and other files stay, and the old ones are deleted only when the new ones are on
+    the disk.
 
     Args:
         out: the folder.
         force: whether it may have files.
+        files: the names that may be written; by default those of a model folder.
 
     Raises:
         OutputError: `out` is not a folder, has files (without `force`), or can't be written.
@@ -43,7 +44,7 @@ def published(out: Path | str, force: bool) -> Iterator[Path]:
         check_output(out, force)  # again, as another process may have been here
         yield stage
         check_output(out, force)
-        _publish(stage, out)
+        _publish(stage, out, files)
     except BaseException as error:
         with held():
             if lock is not None:
@@ -207,7 +208,7 @@ def _aside(stage: Path) -> Path:
     return stage.with_name(f"{stage.name}.old")
 
 
-def _publish(stage: Path, out: Path) -> None:
+def _publish(stage: Path, out: Path, files: Collection[str]) -> None:
     if not out.exists():
         os.rename(stage, out)
         return
@@ -219,7 +220,7 @@ def _publish(stage: Path, out: Path) -> None:
     for name in os.listdir(stage):
         _sync(stage / name)
     for kept in os.scandir(out):
-        if kept.name not in MODEL_FILES:
+        if kept.name not in files:
             _link(Path(kept.path), stage / kept.name)
     _sync(stage)
     shutil.copymode(out, stage)

@@ -1,6 +1,7 @@
 """Proves that a model folder is the checkpoint that it was made from."""
 
 from .run import (
+    back_prover,
     checked_level,
     highest_level,
     how_to_install,
@@ -15,6 +16,7 @@ from .verdict import Failure, Verdict
 __all__ = [
     "Failure",
     "Verdict",
+    "back_prover",
     "checked_level",
     "highest_level",
     "how_to_install",

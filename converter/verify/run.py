@@ -199,14 +199,38 @@ def prover(
     checked_level(level)
 
     def prove(prepared: Prepared, folder: Path) -> str:
-        from .report import card_sentence, lines
-
-        verdict = verify_prepared(prepared, folder, level=level, progress=progress)
-        if not verdict.passed:
-            raise VerificationError("\n".join([*lines(verdict), "Nothing was published."]))
-        return card_sentence(verdict)
+        return _sentence(verify_prepared(prepared, folder, level=level, progress=progress))
 
     return prove
+
+
+def back_prover(
+    model: str | os.PathLike[str], level: str | None = None, progress: Progress | None = None
+) -> Callable[[Path, Options], str]:
+    """What `convert_back` takes as `prove`: a checkpoint that fails is not published.
+
+    It gives a sentence without figures. A failure raises VerificationError with the report.
+
+    Args:
+        model: the model folder, or its URL.
+        level: as for `verify`.
+        progress: told of the bytes of the weights that are compared.
+    """
+    level = checked_level(level)
+
+    def prove(checkpoint: Path, options: Options) -> str:
+        return _sentence(verify(checkpoint, model, options, level=level, progress=progress))
+
+    return prove
+
+
+def _sentence(verdict: Verdict) -> str:
+    """The sentence of a verdict that is passed."""
+    from .report import card_sentence, lines
+
+    if not verdict.passed:
+        raise VerificationError("\n".join([*lines(verdict), "Nothing was published."]))
+    return card_sentence(verdict)
 
 
 class _Ran(Struct, frozen=True):
