@@ -54,7 +54,7 @@ $(VENV)-peer/ready:
 
 bench: $(VENV)-bench/ready $(VENV)-peer/ready  ## beside transformers 4 and cp, into benchmarks/results.md
 	$(VENV)-bench/bin/pip install --quiet --force-reinstall --no-deps .
-	$(VENV)-peer/bin/python benchmarks/make_checkpoints.py bench large base-adam --family
+	$(VENV)-bench/bin/python benchmarks/make_checkpoints.py bench large base-adam --family
 	$(VENV)-bench/bin/python benchmarks/convert.py bench \
 	  --peer-python $(VENV)-peer/bin/python --json bench/figures.json $(BENCH_OPTIONS)
 	$(VENV)-bench/bin/python benchmarks/report.py bench/figures.json

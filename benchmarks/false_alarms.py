@@ -47,6 +47,8 @@ from make_checkpoints import (
 )
 from msgspec.structs import replace
 
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
+
 Array = np.ndarray[Any, Any]
 
 # A head -> the option that converts it, and its scope and number of classes.
@@ -63,8 +65,6 @@ def make(
     size: Size, head: str, weights: str, positions: int, words: int, folder: Path, seed: int = 0
 ) -> None:
     """Write a checkpoint with a head, its config and its vocabulary into a folder."""
-    import tensorflow as tf
-
     shapes = parameters(size)
     shapes["bert/embeddings/word_embeddings"] = (words, size.hidden)
     shapes["bert/embeddings/position_embeddings"] = (positions, size.hidden)
@@ -87,12 +87,7 @@ def make(
     (folder / "bert_config.json").write_text(json.dumps(config))
     tokens = list(vocabulary())[:words]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / PREFIX),
-        tensor_names=list(variables),
-        shape_and_slices=[""] * len(variables),
-        tensors=list(variables.values()),
-    )
+    write_bundle(folder / PREFIX, variables)
 
 
 def as_trained(variables: dict[str, Array], rng: np.random.Generator) -> None:

@@ -2,14 +2,13 @@
 
     python benchmarks/largest.py FOLDER [--runs N]
 
-It makes a checkpoint of that size in FOLDER, with random numbers, unless one is there. That needs
-TensorFlow. The two commands run in turn; the ratio is that of their medians.
+It makes a checkpoint of that size in FOLDER, with random numbers, unless one is there. The two
+commands run in turn; the ratio is that of their medians.
 """
 
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -40,9 +39,7 @@ def make(folder: Path) -> None:
     """Write the checkpoint: normal(0, 0.02), float32."""
     import numpy as np
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
+    from bertconvert.converter.checkpoint.bundle_writer import write_bundle
     from bertconvert.converter.expressions import evaluate
     from bertconvert.converter.mapping import builtin_mappings, load_mapping
 
@@ -57,13 +54,7 @@ def make(folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "albert_config.json").write_text(json.dumps(CONFIG) + "\n")
-    names = sorted(tensors)
-    tf.raw_ops.SaveV2(
-        prefix=os.fspath(folder / PREFIX),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tensors[name] for name in names],
-    )
+    write_bundle(folder / PREFIX, tensors)
 
 
 def main() -> None:
@@ -72,7 +63,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     arguments = parser.parse_args()
     source = arguments.folder / "albert_xxlarge"
-    if not (source / f"{PREFIX}.index").exists():  # which TensorFlow writes last
+    if not (source / f"{PREFIX}.index").exists():  # which is written last
         # In a process of its own: Linux gives a child its parent's peak memory as a floor.
         maker = multiprocessing.get_context("spawn").Process(target=make, args=(source,))
         maker.start()

@@ -2,19 +2,18 @@
 
     python benchmarks/make_checkpoints.py FOLDER [SIZE...] [--family]
 
-Real TensorFlow writes them, so this needs `tensorflow` (any 2.x). What is there already stays.
+It needs bertconvert, which writes them as TensorFlow does. What is there already stays.
 """
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 from string import ascii_lowercase, digits, punctuation
 
-# TensorFlow and NumPy are imported where they are used: convert.py takes SIZES from here and must
+# NumPy and bertconvert are imported where they are used: convert.py takes SIZES from here and must
 # stay small itself.
 
 VOCABULARY = 30_522
@@ -147,8 +146,7 @@ def make(size: Size, folder: Path, seed: int = 0) -> None:
     """
     import numpy as np
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
     rng = np.random.default_rng(seed)
 
@@ -171,13 +169,7 @@ def make(size: Size, folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bert_config.json").write_text(json.dumps(bert_config(size)) + "\n")
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary()))
-    # The op behind tf.compat.v1.train.Saver, without its graph, session and second copy.
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / PREFIX),
-        tensor_names=list(variables),
-        shape_and_slices=[""] * len(variables),
-        tensors=list(variables.values()),
-    )
+    write_bundle(folder / PREFIX, variables)
 
 
 def main() -> None:
@@ -197,7 +189,7 @@ def main() -> None:
     wanted = [SIZES[name] for name in names] + (FAMILY if arguments.family else [])
     for size in dict.fromkeys(wanted):
         folder = arguments.folder / size.folder
-        # TensorFlow writes the index last: where it is, the rest is whole.
+        # The index is written last: where it is, the rest is whole.
         if (folder / f"{PREFIX}.index").exists():
             print(f"{folder}: there already")
             continue

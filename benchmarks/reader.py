@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 VARIABLES = 100_000
@@ -30,7 +29,7 @@ assert len(open_checkpoint({path!r}).variables) == {count}
 READ_ONE = """
 from bertconvert import open_checkpoint
 with open_checkpoint({path!r}, verify_checksums=False) as checkpoint:
-    assert checkpoint["z/small"].tolist() == [1, 2, 3, 4]
+    assert checkpoint["z/small"].tobytes() == bytes(range(16))
 """
 TENSORFLOW = """
 import tensorflow as tf
@@ -38,26 +37,33 @@ assert len(tf.train.load_checkpoint({path!r}).get_variable_to_shape_map()) == {c
 """
 # Both are made by a process of its own: Linux gives a child its parent's peak memory as a floor.
 MAKE = """
-import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
-from tests.checkpoint import table_writer as write
-folder = Path({folder!r})
-sizes = (768, 768)
-write.write_index(folder / "many" / "model.ckpt", {{
-    f"bert/encoder/layer_{{n // 50}}/attention/self/query_{{n % 50}}/kernel/adam_m":
-        write.entry(1, sizes, 4 * 768 * 768, 4 * 768 * 768 * n, n * 2654435761 & 0xFFFFFFFF)
+from bertconvert.converter.checkpoint.bundle_writer import index_file, layout
+from bertconvert.converter.checkpoint.variable import Variable
+
+def write_index(prefix, *variables):
+    prefix.parent.mkdir()
+    checksums = {{v.name: n * 2654435761 & 0xFFFFFFFF for n, v in enumerate(variables)}}
+    Path(f"{{prefix}}.index").write_bytes(index_file(layout(variables), checksums))
+
+many, hole = (Path({folder!r}, name, "model.ckpt") for name in ("many", "hole"))
+write_index(many, *(
+    Variable(
+        f"bert/encoder/layer_{{n // 50}}/attention/self/query_{{n % 50}}/kernel/adam_m",
+        "float32", (768, 768), 4 * 768 * 768,
+    )
     for n in range({count})
-}})
+))
 large = {size} - 16
-write.write_index(folder / "hole" / "model.ckpt", {{
-    "a/large": write.entry(1, (large // 4,), large),
-    "z/small": write.entry(1, (4,), 16, large),
-}})
-with open(write.shard_path(folder / "hole" / "model.ckpt"), "wb") as shard:
+write_index(
+    hole,
+    Variable("a/large", "int8", (large,), large),
+    Variable("z/small", "int8", (16,), 16),
+)
+with open(f"{{hole}}.data-00000-of-00001", "wb") as shard:
     shard.truncate(large)
     shard.seek(large)
-    shard.write(write.floats(1, 2, 3, 4)[1].tobytes())
+    shard.write(bytes(range(16)))
 """
 
 
@@ -78,9 +84,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="default: %(default)s")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
-        root = os.fspath(Path(__file__).parent.parent)
         python = [sys.executable, "-c"]
-        made = MAKE.format(root=root, folder=folder, count=VARIABLES, size=SHARD_BYTES)
+        made = MAKE.format(folder=folder, count=VARIABLES, size=SHARD_BYTES)
         run([*python, made])
         many, hole = f"{folder}/many/model.ckpt", f"{folder}/hole/model.ckpt"
         commands = {

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,8 +19,7 @@ import numpy as np
 import pytest
 
 from bertconvert import open_checkpoint
-
-from .checkpoint.table_writer import write_bundle
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
 
 def has_data(prefix: Path) -> bool:
@@ -33,13 +33,42 @@ def has_data(prefix: Path) -> bool:
 def with_labels(checkpoint: Path, count: int) -> Path:
     """Give a classifier's checkpoint another number of labels; the folder."""
     with open_checkpoint(checkpoint) as opened:
-        arrays = {name: (1, np.array(opened[name])) for name in opened}  # DT_FLOAT is 1
+        arrays = dict(opened)
     for name in ("output_weights", "output_bias"):
-        arrays[name] = (1, np.resize(arrays[name][1], (count, *arrays[name][1].shape[1:])))
+        arrays[name] = np.resize(arrays[name], (count, *arrays[name].shape[1:]))
     for file in checkpoint.glob("bert_model.ckpt*"):
         file.unlink()
     write_bundle(checkpoint / "bert_model.ckpt", arrays)
     return checkpoint
+
+
+def changed_copy(
+    folder: Path,
+    source: Path,
+    more: Mapping[str, tuple[int, ...]] = {},
+    *,
+    without: str = "-",
+    rename: tuple[str, str] = ("", ""),
+) -> Path:
+    """A checkpoint of the fixtures, with its config and vocabulary.
+
+    Args:
+        folder: the folder to make.
+        source: the checkpoint.
+        more: variables to add, with their shapes; random numbers, always the same.
+        without: variables with this in their names are left out.
+        rename: a part of all names, and what replaces it.
+    """
+    checkpoint = open_checkpoint(source)
+    arrays = {name.replace(*rename): checkpoint[name] for name in checkpoint if without not in name}
+    rng = np.random.default_rng(0)
+    arrays |= {name: rng.normal(size=shape).astype(np.float32) for name, shape in more.items()}
+    folder.mkdir()
+    write_bundle(folder / "bert_model.ckpt", arrays)
+    for path in source.iterdir():
+        if path.suffix in (".json", ".txt"):
+            shutil.copy(path, folder)
+    return folder
 
 
 def in_terminal(

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 import bertconvert
 import bertconvert.converter.convert as convert_module
 from bertconvert.cli import cli
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
 from bertconvert.converter.errors import BertconvertError
 from bertconvert.converter.options import make_options
@@ -26,9 +28,7 @@ from .checkpoint.table_writer import (
     FLOAT32,
     STRING,
     entry,
-    floats,
     strings,
-    write_bundle,
     write_index,
 )
 from .helpers import in_terminal
@@ -428,7 +428,7 @@ class TestInspect:
     def test_says_why_no_mapping_converts_it(
         self, tmp_path: Path, variables: list[str], reason: str
     ) -> None:
-        write_bundle(tmp_path / "m", dict.fromkeys(variables, floats(1)))
+        write_bundle(tmp_path / "m", dict.fromkeys(variables, np.zeros(1, np.float32)))
         result = run("inspect", tmp_path / "m")
         assert "mapping: none" in result.stdout
         assert reason in result.stderr

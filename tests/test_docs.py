@@ -4,9 +4,11 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertconvert import open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.dtypes import DTYPES
 from bertconvert.converter.checkpoint.slices import FULL, slice_key
 from bertconvert.converter.mapping import builtin_mappings, load_mapping
@@ -44,6 +46,12 @@ def example(tmp_path: Path) -> Path:
 def test_the_example_is_read_as_the_page_says(example: Path) -> None:
     read = {name: array.tolist() for name, array in open_checkpoint(example).items()}
     assert read == {"a": [1, 2], "ab": 7}
+
+
+def test_the_example_is_what_is_written(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "P", {"ab": np.array(7, np.int32), "a": np.float32([1, 2])})
+    assert (tmp_path / "P.index").read_bytes() == INDEX
+    assert write.shard_path(tmp_path / "P").read_bytes() == SHARD
 
 
 def test_the_example_is_read_by_tensorflow(example: Path) -> None:

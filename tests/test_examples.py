@@ -158,7 +158,6 @@ def test_words_that_the_vocabulary_lacks_are_named(
 def test_bert_tiny_learns_the_task_from_random_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorflow", reason="make_checkpoints.py writes with TensorFlow")
     checkpoints = module(ROOT / "benchmarks" / "make_checkpoints.py", monkeypatch)
     checkpoints.make(checkpoints.SIZES["tiny"], tmp_path / "checkpoint")
     convert(tmp_path / "checkpoint", tmp_path / "out")

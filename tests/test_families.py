@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from bertconvert import MappingError, PlanError, convert, open_checkpoint, prepare
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.model_card import model_card
 from bertconvert.converter.verify import verify
 
 from .batch.runs import family, run
-from .checkpoint.table_writer import FLOAT32, write_bundle
 
 Change = Callable[[str], str]
 LAYER = "bert/encoder/layer_0"
@@ -35,12 +35,12 @@ def renamed(folder: Path, source: Path, change: Change, **more: tuple[int, ...])
     shutil.copytree(source, folder, ignore=ignored)
     with open_checkpoint(source) as checkpoint:
         arrays = {
-            change(variable.full_name or name): (FLOAT32, np.array(checkpoint[name]))
+            change(variable.full_name or name): checkpoint[name]
             for name, variable in checkpoint.variables.items()
             if variable.dtype == "float32"
         }
     arrays.pop("", None)
-    arrays |= {n: (FLOAT32, np.full(shape, 0.5, np.float32)) for n, shape in more.items()}
+    arrays |= {n: np.full(shape, 0.5, np.float32) for n, shape in more.items()}
     write_bundle(folder / "bert_model.ckpt", arrays)
     return folder
 

@@ -27,10 +27,10 @@ from safetensors.numpy import load_file, save_file
 import bertconvert
 from bertconvert import open_checkpoint
 from bertconvert.cli import cli
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.mapping import builtin_mappings
 from bertconvert.converter.storage import filesystems
 
-from .checkpoint.table_writer import FLOAT32, write_bundle
 from .remote.server import Server, serving
 
 GOLDEN = Path(__file__).with_name("messages.txt")
@@ -277,7 +277,7 @@ def families(t: Transcript) -> None:
         (odd / config).write_text(text.replace(old, new))
         t.run("tf2pt odd out-odd", new)
     with open_checkpoint("mobilebert") as checkpoint:
-        arrays = {n.replace("Fake", ""): (FLOAT32, np.array(checkpoint[n])) for n in checkpoint}
+        arrays = {n.replace("Fake", ""): checkpoint[n] for n in checkpoint}
     changed("mobilebert", "layer-norm", lambda c: [file.unlink() for file in c.glob("*.ckpt*")])
     write_bundle(Path("layer-norm", "mobilebert_variables.ckpt"), arrays)
     t.run("tf2pt layer-norm out", "a layout that transformers can't hold")
@@ -491,8 +491,7 @@ def plans(t: Transcript) -> None:
 
     def case(name: str, shapes: dict[str, tuple[int, ...]], about: str, options: str = "") -> None:
         Path(name).mkdir()
-        # DT_FLOAT is 1
-        arrays = {n: (1, np.zeros(s, np.float32)) for n, s in shapes.items()}
+        arrays = {n: np.zeros(s, np.float32) for n, s in shapes.items()}
         write_bundle(Path(name, "bert_model.ckpt"), arrays)
         shutil.copy("classifier/bert_config.json", name)
         t.run(f"tf2pt {name} out-{name} {options}".rstrip(), about)

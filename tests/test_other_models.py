@@ -11,7 +11,7 @@ from bertconvert.converter import mapping as mapping_module
 from bertconvert.converter.mapping import builtin_mappings, load_mapping, pattern_problems
 from bertconvert.converter.other_models import other_model
 
-from .checkpoint.table_writer import changed_copy
+from .helpers import changed_copy
 
 OTHERS = tomllib.loads((mapping_module.FOLDER / "unsupported" / "models.toml").read_text())["model"]
 MAPPINGS = [load_mapping(path) for path in builtin_mappings().values()]

@@ -9,6 +9,7 @@ import pytest
 import bertconvert
 from bertconvert import CheckpointError, MappingError, PlanError, convert, prepare
 from bertconvert.converter import mapping as mapping_module
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.object_graph import OBJECT_GRAPH
 from bertconvert.converter.mapping import load_mapping
 from bertconvert.converter.prepare import Prepared
@@ -305,13 +306,10 @@ class TestOneFolderUp:
         sizes = {"V": 9, "H": 200, "L": 1, "I": 8, "P": 4, "T": 2}
         pairs = load_mapping(mapping_module.FOLDER / "bert.toml").expand(sizes, ["encoder"])
         (tmp_path / "model").mkdir()
-        table_writer.write_bundle(
+        write_bundle(
             tmp_path / "model" / "run" / "bert_model.ckpt",
             {
-                pair.names[0]: (
-                    table_writer.FLOAT32,
-                    np.zeros([sizes[str(symbol)] for symbol in pair.shape], np.float32),
-                )
+                pair.names[0]: np.zeros([sizes[str(symbol)] for symbol in pair.shape], np.float32)
                 for pair in pairs
             },
         )

@@ -20,8 +20,7 @@ from click.testing import CliRunner, Result
 
 import bertconvert
 from bertconvert.cli import cli
-
-from ..checkpoint import table_writer as write
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
 FIXTURES = ["classifier", "encoder", "keras-names", "pretraining", "pretraining-adam", "squad"]
 DATA = "bert_model.ckpt.data-00000-of-00001"
@@ -147,10 +146,10 @@ def save_bert(folder: Path, layers: int, hidden: int, seed: int = 0) -> Path:
     script = benchmark_checkpoints()
     size = script.Size(layers, hidden)
     numbers = np.random.default_rng(seed)
-    write.write_bundle(
+    write_bundle(
         folder / script.PREFIX,
         {
-            name: (write.FLOAT32, numbers.standard_normal(shape, np.float32))
+            name: numbers.standard_normal(shape, np.float32)
             for name, shape in script.parameters(size).items()
         },
     )

@@ -1,11 +1,10 @@
-"""Writes tables and TensorBundles: as TensorFlow does, and, where asked, as nobody should.
+"""Writes tables and TensorBundles as TensorFlow may, and, where asked, as nobody should.
 
-Independent of the reader under test; tests/oracle/test_checkpoint.py shows that TensorFlow reads
-what this writes.
+Independent of the package under test, whose `write_bundle` writes ordinary checkpoints;
+tests/oracle/test_checkpoint.py shows that TensorFlow reads what this writes.
 """
 
 import os
-import shutil
 import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,6 @@ import numpy as np
 from cramjam import snappy
 from crc32c import crc32c
 
-from bertconvert import open_checkpoint
 from bertconvert.converter.storage.files import Descriptor, File
 
 MAGIC = bytes.fromhex("57fb808b247547db")
@@ -349,38 +347,3 @@ def in_file(data: bytes) -> File:
         file.write(data)
         file.flush()
         return File("some.index", Descriptor(os.dup(file.fileno())), 0, len(data))
-
-
-def changed_copy(
-    folder: Path,
-    source: Path,
-    more: Mapping[str, tuple[int, ...]] = {},
-    *,
-    without: str = "-",
-    rename: tuple[str, str] = ("", ""),
-) -> Path:
-    """A checkpoint of the fixtures, with its config and vocabulary.
-
-    Args:
-        folder: the folder to make.
-        source: the checkpoint.
-        more: variables to add, with their shapes; random numbers, always the same.
-        without: variables with this in their names are left out.
-        rename: a part of all names, and what replaces it.
-    """
-    checkpoint = open_checkpoint(source)
-    arrays = {
-        name.replace(*rename): (FLOAT32, np.array(checkpoint[name]))
-        for name in checkpoint
-        if without not in name
-    }
-    rng = np.random.default_rng(0)
-    arrays |= {
-        name: (FLOAT32, rng.normal(size=shape).astype(np.float32)) for name, shape in more.items()
-    }
-    folder.mkdir()
-    write_bundle(folder / "bert_model.ckpt", arrays)
-    for path in source.iterdir():
-        if path.suffix in (".json", ".txt"):
-            shutil.copy(path, folder)
-    return folder

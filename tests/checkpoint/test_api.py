@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
 from . import table_writer as write
 
@@ -181,7 +182,8 @@ class TestStrips:
         self, tmp_path: Path, start: int, stop: int, rows: int
     ) -> None:
         matrix = np.arange(35, dtype=np.float32).reshape(7, 5)
-        prefix = write.write_bundle(tmp_path / "m", {"w": (1, matrix), "a": (1, matrix)})
+        prefix = tmp_path / "m"
+        write_bundle(prefix, {"w": matrix, "a": matrix})
         buffer = memoryview(bytearray(rows * (stop - start)))
         strips = open_checkpoint(prefix).strips("w", 20, start, stop, buffer)
         assert strips is not None
@@ -189,7 +191,8 @@ class TestStrips:
 
     def test_of_a_file_that_is_cut_off_are_refused(self, tmp_path: Path) -> None:
         matrix = np.zeros((7, 5), np.float32)
-        prefix = write.write_bundle(tmp_path / "m", {"w": (1, matrix)})
+        prefix = tmp_path / "m"
+        write_bundle(prefix, {"w": matrix})
         os.truncate(f"{prefix}.data-00000-of-00001", 130)
         with pytest.raises(CheckpointError, match="cut off"):
             open_checkpoint(prefix).strips("w", 20, 0, 4, memoryview(bytearray(8)))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
 from . import table_writer as write
 
@@ -22,7 +23,8 @@ SET = ("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001")
 
 def save(folder: Path, name: str = "bert_model.ckpt", number: float = 1) -> Path:
     """A checkpoint whose variable `a` is [number]; gives its prefix."""
-    return write.write_bundle(folder / name, {"a": write.floats(number)})
+    write_bundle(folder / name, {"a": np.float32([number])})
+    return folder / name
 
 
 def number(path: object) -> float:

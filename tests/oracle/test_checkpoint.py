@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.dtypes import DTYPES, numpy_dtype
 
 from ..checkpoint import table_writer as write
@@ -197,7 +198,7 @@ class TestWhatTensorFlowWrites:
         self, tmp_path: Path, name: str
     ) -> None:
         for number, each in enumerate((name, "another")):
-            write.write_bundle(tmp_path / each, {"a": write.floats(number)})
+            write_bundle(tmp_path / each, {"a": np.float32([number])})
         for absolute in (False, True):
             tf.compat.v1.train.update_checkpoint_state(
                 os.fspath(tmp_path), os.fspath(tmp_path / name) if absolute else name

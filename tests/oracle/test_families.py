@@ -19,7 +19,7 @@ from bertconvert.converter.verify.model_folder import open_folder
 from bertconvert.converter.verify.outputs import as_tensors, open_sides
 from bertconvert.converter.verify.torch_model import forward
 
-from ..checkpoint.table_writer import changed_copy
+from ..helpers import changed_copy
 
 # float32 outputs of the original code are off by up to 4e-6 themselves; a wrong GELU by 1e-3.
 TOLERANCE = 1e-5

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from bertconvert import Options, VerificationError, convert
 from bertconvert.converter import mapping
 from bertconvert.converter.checkpoint import open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.models import bert
 from bertconvert.converter.models.reference import Samples
 from bertconvert.converter.prepare import prepare
@@ -27,7 +28,7 @@ from bertconvert.converter.verify.report import card_sentence
 from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.tensorflow_reader import read_variables
 
-from ..checkpoint.table_writer import changed_copy
+from ..helpers import changed_copy
 from ..verify.sabotage import CONFIGS, LAYERS, TENSORS, Sabotage, configured, of_layer, sabotaged
 
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
@@ -379,18 +380,11 @@ def test_the_activation_of_transformers_own_config_is_what_the_reference_compute
 def test_a_nan_in_the_checkpoint_must_be_in_the_folder_and_is_said(
     fixtures: Path, tmp_path: Path
 ) -> None:
-    import tensorflow as tf
-
     checkpoint = open_checkpoint(fixtures / "pretraining")
     variables = {name: checkpoint[name].copy() for name in checkpoint}
     variables["cls/predictions/output_bias"][[3, 5]] = np.nan, np.inf
     shutil.copytree(fixtures / "pretraining", tmp_path / "ckpt")
-    tf.raw_ops.SaveV2(
-        prefix=str(tmp_path / "ckpt" / "bert_model.ckpt"),
-        tensor_names=list(variables),
-        shape_and_slices=[""] * len(variables),
-        tensors=list(variables.values()),
-    )
+    write_bundle(tmp_path / "ckpt" / "bert_model.ckpt", variables)
     convert(tmp_path / "ckpt", tmp_path / "out")
     verdict = verify(tmp_path / "ckpt", tmp_path / "out", level="outputs")
     said = {check.name: check.detail for check in verdict.checks if check.name.startswith("NaN")}
@@ -460,19 +454,12 @@ def test_a_zip_is_read_by_tensorflow_too(
 
 
 def test_a_model_in_a_scope_is_found_by_tensorflow_too(fixtures: Path, tmp_path: Path) -> None:
-    import tensorflow as tf
-
     checkpoint = open_checkpoint(fixtures / "pretraining")
-    names = [f"teacher/{name}" for name in checkpoint]
+    variables = {f"teacher/{name}": checkpoint[name] for name in checkpoint}
     (tmp_path / "ckpt").mkdir()
     for name in ("bert_config.json", "vocab.txt"):
         shutil.copy(fixtures / "pretraining" / name, tmp_path / "ckpt")
-    tf.raw_ops.SaveV2(
-        prefix=str(tmp_path / "ckpt" / "bert_model.ckpt"),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[checkpoint[name] for name in checkpoint],
-    )
+    write_bundle(tmp_path / "ckpt" / "bert_model.ckpt", variables)
     convert(tmp_path / "ckpt", tmp_path / "out")
     assert verify(tmp_path / "ckpt", tmp_path / "out", level="gradients").passed
 
@@ -533,8 +520,6 @@ def compact(layers: int, hidden: int, seed: int, folder: Path, vocabulary: int =
     """A checkpoint of the compact family with small random weights, and few tokens."""
     import json
 
-    import tensorflow as tf
-
     rng = np.random.default_rng(seed)
     heads = hidden // 64
     model = bert.Settings(layers=layers, heads=heads, groups=("pooler", "mlm", "nsp"))
@@ -567,12 +552,7 @@ def compact(layers: int, hidden: int, seed: int, folder: Path, vocabulary: int =
     folder.mkdir()
     config = {"num_attention_heads": heads, "hidden_act": "gelu", "num_hidden_layers": layers}
     (folder / "bert_config.json").write_text(json.dumps(config))
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / "bert_model.ckpt"),
-        tensor_names=list(variables),
-        shape_and_slices=[""] * len(variables),
-        tensors=list(variables.values()),
-    )
+    write_bundle(folder / "bert_model.ckpt", variables)
     return folder
 
 
@@ -646,19 +626,12 @@ def load_module(path: Path) -> Any:
 
 
 def test_other_names_than_googles_leave_level_weights_open(fixtures: Path, tmp_path: Path) -> None:
-    import tensorflow as tf
-
     checkpoint = open_checkpoint(fixtures / "encoder")
-    names = [name.replace("bert/", "trunk/") for name in checkpoint]
+    variables = {name.replace("bert/", "trunk/"): checkpoint[name] for name in checkpoint}
     (tmp_path / "ckpt").mkdir()
     for name in ("bert_config.json", "vocab.txt"):
         shutil.copy(fixtures / "encoder" / name, tmp_path / "ckpt")
-    tf.raw_ops.SaveV2(
-        prefix=str(tmp_path / "ckpt" / "model.ckpt"),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[checkpoint[name] for name in checkpoint],
-    )
+    write_bundle(tmp_path / "ckpt" / "model.ckpt", variables)
     text = (mapping.FOLDER / "bert.toml").read_text().replace('"bert/', '"trunk/')
     (tmp_path / "trunk.toml").write_text(text)
     options = Options(mapping=str(tmp_path / "trunk.toml"))

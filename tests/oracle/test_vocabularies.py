@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from bertconvert import PlanError, convert, open_checkpoint, verify
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = "bert/embeddings/word_embeddings"
@@ -30,13 +30,7 @@ def make(fixtures: Path, tmp_path: Path) -> Make:
             arrays = {name: checkpoint[name] for name in checkpoint}
         rng = np.random.default_rng(0)
         arrays[WORDS] = rng.normal(0, 0.1, (rows, arrays[WORDS].shape[1])).astype("f4")
-        names = list(arrays)
-        tf.raw_ops.SaveV2(
-            prefix=str(folder / "model.ckpt"),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[arrays[name] for name in names],
-        )
+        write_bundle(folder / "model.ckpt", arrays)
         config = json.loads((fixtures / "squad" / "bert_config.json").read_text())
         (folder / "bert_config.json").write_text(json.dumps(config | {"vocab_size": rows}))
         (folder / "vocab.txt").write_bytes(vocabulary)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bertconvert import CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.discover import find_checkpoints
 
-from ..checkpoint import table_writer as write
 from ..checkpoint.h5_writer import write_h5
 from .server import serving
 
@@ -25,7 +25,8 @@ def put(tmp_path: Path) -> Iterator[Put]:
     store: Any = fsspec.filesystem("memory")
 
     def put(prefix: str, number: float) -> None:
-        local = write.write_bundle(tmp_path / prefix, {"a": write.floats(number)})
+        local = tmp_path / prefix
+        write_bundle(local, {"a": np.float32([number])})
         for file in local.parent.glob(f"{local.name}.*"):
             store.pipe(f"{STORE}/{file.relative_to(tmp_path)}", file.read_bytes())
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertconvert import Checkpoint, CheckpointError, open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.storage import archives
 from bertconvert.converter.storage.archives import archive
 from bertconvert.converter.storage.files import Directory, open_path
@@ -33,8 +34,8 @@ VOCABULARY = b"[PAD]\n[UNK]\n" * 50
 @cache
 def bundle(number: float) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        tensors = {"a": write.floats(number, *[0] * 999), "b": write.floats(2)}
-        write.write_bundle(Path(folder) / "bert_model.ckpt", tensors)
+        tensors = {"a": np.float32([number, *[0] * 999]), "b": np.float32([2])}
+        write_bundle(Path(folder) / "bert_model.ckpt", tensors)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
@@ -226,7 +227,8 @@ class TestArchive:
     @pytest.mark.parametrize("name", PACKED)
     def test_does_not_lead_to_files_outside(self, tmp_path: Path, name: str) -> None:
         """The file `checkpoint` inside names a path; somebody else wrote it."""
-        prefix = write.write_bundle(tmp_path / "outside", {"a": write.floats(9)})
+        prefix = tmp_path / "outside"
+        write_bundle(prefix, {"a": np.float32([9])})
         state = f'model_checkpoint_path: "{prefix}"\n'.encode()
         (tmp_path / name).write_bytes(PACKED[name]({"checkpoint": state}))
         assert "no checkpoint" in refusal(tmp_path / name)
@@ -424,7 +426,8 @@ class TestZip:
         assert whole(open_checkpoint(tmp_path / "m.zip"))
 
     def test_does_not_follow_links(self, tmp_path: Path) -> None:
-        outside = write.write_bundle(tmp_path / "outside", {"a": write.floats(9)})
+        outside = tmp_path / "outside"
+        write_bundle(outside, {"a": np.float32([9])})
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as packed:
             for ending in (".index", ".data-00000-of-00001"):
@@ -465,7 +468,8 @@ def tar_header(
 
 class TestTar:
     def test_does_not_follow_links(self, tmp_path: Path) -> None:
-        outside = write.write_bundle(tmp_path / "outside", {"a": write.floats(9)})
+        outside = tmp_path / "outside"
+        write_bundle(outside, {"a": np.float32([9])})
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
             with tarfile.open(tmp_path / "m.tar", "w") as packed:
                 for ending in (".index", ".data-00000-of-00001"):
@@ -624,9 +628,9 @@ class TestBombs:
         """Before the first step, an optimizer's slots are zeros: two thirds of the file."""
         rng = np.random.default_rng(0)
         weights = rng.standard_normal(300_000, np.float32)
-        tensors = {"w": (1, weights), "w/m": (1, 0 * weights), "w/v": (1, 0 * weights)}
-        prefix = write.write_bundle(tmp_path / "made" / "m", tensors)
-        contents = {path.name: path.read_bytes() for path in prefix.parent.iterdir()}
+        tensors = {"w": weights, "w/m": 0 * weights, "w/v": 0 * weights}
+        write_bundle(tmp_path / "made" / "m", tensors)
+        contents = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
         (tmp_path / "m.zip").write_bytes(zipped(contents, zipfile.ZIP_DEFLATED))
         (tmp_path / "m.tar.gz").write_bytes(gzip.compress(tarred(contents)))
         for name in ("m.zip", "m.tar.gz"):

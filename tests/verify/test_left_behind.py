@@ -10,7 +10,7 @@ from bertconvert import PlanError, convert
 from bertconvert.cli import cli
 from bertconvert.converter.verify import verify
 
-from ..checkpoint.table_writer import changed_copy
+from ..helpers import changed_copy
 
 CRF = {"crf_loss/transitions": (5, 5), "project/logits/W": (32, 5)}
 EXTRA = {"bert/embeddings/extra": (7, 32)}

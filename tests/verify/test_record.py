@@ -15,8 +15,7 @@ from bertconvert.cli import cli
 from bertconvert.converter.mapping import builtin_mappings
 from bertconvert.converter.verify.report import card_sentence
 
-from ..checkpoint.table_writer import changed_copy
-from ..helpers import with_labels
+from ..helpers import changed_copy, with_labels
 
 BERT = builtin_mappings()["bert"].read_text()
 

@@ -23,13 +23,12 @@ from bertconvert import Options, VerificationError, convert
 from bertconvert.cli import cli
 from bertconvert.converter import mapping
 from bertconvert.converter.checkpoint import open_checkpoint
+from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.choices import DType
 from bertconvert.converter.prepare import Prepared
 from bertconvert.converter.storage import archives
 from bertconvert.converter.verify import verify
 from bertconvert.converter.verify.report import lines
-
-from ..checkpoint import table_writer
 
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 Converted = Callable[[str], Path]
@@ -41,13 +40,6 @@ def run(*args: str | Path) -> Result:
 
 def weights(fixtures: Path, out: Path, name: str = "pretraining", *args: str | Path) -> Result:
     return run(fixtures / name, out, "--level", "weights", *args)
-
-
-def write_floats(prefix: Path, arrays: dict[str, Any]) -> None:
-    tensors = {
-        name: (1 if array.dtype == np.float32 else 9, array) for name, array in arrays.items()
-    }
-    table_writer.write_bundle(prefix, tensors)
 
 
 @pytest.fixture
@@ -432,7 +424,7 @@ def test_skips_variables_that_an_alias_would_match_but_a_rule_drops(
     kernel = next(name for name in arrays if re.search(r"layer_0/output/dense_\d+/kernel$", name))
     copy = re.sub(r"dense_\d+/kernel$", "dense_ema/kernel", kernel)
     (tmp_path / "ckpt").mkdir()
-    write_floats(tmp_path / "ckpt" / "bert_model.ckpt", arrays | {copy: arrays[kernel]})
+    write_bundle(tmp_path / "ckpt" / "bert_model.ckpt", arrays | {copy: arrays[kernel]})
     for name in ("bert_config.json", "vocab.txt"):
         shutil.copy(fixtures / "keras-names" / name, tmp_path / "ckpt")
     text = mapping.builtin_mappings()["bert"].read_text()
@@ -476,7 +468,7 @@ def memo(tmp_path: Path) -> Path:
     sizes = {"V": 50, "H": 8, "I": 16, "L": 2, "C": 3, "A": 2}
     rules = mapping.load_mapping(tmp_path / "memo.toml")
     rng = np.random.default_rng(0)
-    write_floats(
+    write_bundle(
         folder / "model.ckpt",
         {
             pair.names[0]: rng.standard_normal(
