@@ -148,7 +148,7 @@ def open_state_dict(folder: Folder, progress: Progress | None = None) -> "StateD
         return StateDict([name], read(folder.open(name), folder, progress))
     index = folder.open(name)
     with _damage_of(index, folder, "an index of shards"):
-        shards = _weight_map(index)
+        shards = weight_map(index)
     files = _open_shards(index, sorted(set(shards.values())), folder, names)
     found = {shard: read(file, folder, progress) for shard, file in files.items()}
     _check_shards(index, shards, found)
@@ -343,8 +343,13 @@ def _describe(name: str, entry: _Entry) -> Variable:
     return Variable(name, tf_dtype, entry.shape, stop - start)
 
 
-def _weight_map(index: File) -> dict[str, str]:
-    """The file of each tensor, by an index."""
+def weight_map(index: File) -> dict[str, str]:
+    """The file of each tensor, by an index; the files are next to it.
+
+    Raises:
+        Malformed: the index is damaged, or names a file that is elsewhere.
+        CheckpointError: it can't be read.
+    """
     if index.size > _LARGEST_JSON:
         raise Malformed(f"it has {index.size:,} bytes, more than {_LARGEST_JSON:,}")
     shards: dict[str, str] = _as(

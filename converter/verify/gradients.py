@@ -4,7 +4,7 @@ The loss is the head's. An encoder without a head gets a seeded random projectio
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..models.backend import tensorflow
@@ -28,7 +28,7 @@ _LAST_LAYER, _POOLED = "project", "project_pooled"
 
 
 def prove_gradients(
-    sides: Sides, matches: list[Match], pad_id: int | None, strip: str, seed: int
+    sides: Sides, matches: list[Match], names: Mapping[str, str], pad_id: int | None, seed: int
 ) -> tuple[list[Check], list[Gradient]]:
     """Compare the loss, and its gradient for every parameter, in float64.
 
@@ -46,8 +46,8 @@ def prove_gradients(
     Args:
         sides: the two sides, loaded.
         matches: which tensor is which variable, and how it is transformed.
+        names: a tensor in the folder -> the model's parameter.
         pad_id: the id of the padding token; None if there is none.
-        strip: the prefix that the class without a head takes off the tensors' names.
         seed: of the labels.
     """
     labels = [_labels(sides, samples, [seed, n]) for n, samples in enumerate(sides.samples)]
@@ -57,7 +57,7 @@ def prove_gradients(
     gradients = []
     for match in matches:
         one = original.get(match.name)
-        other = found.get(match.tensor, found.get(match.tensor.removeprefix(strip)))
+        other = found.get(names[match.tensor])
         if one is not None:
             one = TRANSFORMS[match.op].apply(one.reshape(match.merged))
         if one is not None or other is not None:

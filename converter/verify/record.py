@@ -22,11 +22,13 @@ from ..layout import CONFIG, PROVENANCE
 from ..mapping import MappingFile, SizeRule, builtin_mappings, same_function
 from ..opening import open_checkpoint
 from ..options import Options
+from ..plan import choose_architecture
 from ..prepare import Prepared, infer_casing, named_mapping, prepare, source_file
 from ..scope import BY_CALLER
 from ..storage.files import Progress
 from ..text import cut, joined
 from .model_folder import ModelFolder, Provenance
+from .weights import groups_of
 
 _MOST_SHOWN = 5
 
@@ -54,10 +56,10 @@ def prepare_again(
         MissingOptionError: an option is missing that the conversion had.
         VerificationError: nothing tells the class.
     """
-    complete = _with_head(options, folder)
     provenance = folder.provenance
     if provenance is None:
-        return _prepare(path, options, complete, NOT_RECORDED, progress), ByRecord()
+        return _prepare_without_record(path, options, folder, progress)
+    complete = _with_head(options, folder)
     name = provenance.mapping.get("name", "")
     if options.mapping is None and name not in builtin_mappings():
         raise MissingOptionError(
@@ -83,16 +85,47 @@ def prepare_again(
     return prepared, _by_record(prepared, options, provenance)
 
 
+def _prepare_without_record(
+    path: str | os.PathLike[str],
+    options: Options,
+    folder: ModelFolder,
+    progress: Progress | None,
+) -> tuple[Prepared, ByRecord]:
+    """Plan the conversion of a folder that others wrote.
+
+    Its config may name no class, or one that has not all of its tensors. Then the class that has
+    them is proved, if the checkpoint has it.
+    """
+    complete = _with_head(options, folder)
+    prepared = _prepare(path, options, complete, NOT_RECORDED, progress)
+    plan, mapping = prepared.plan, prepared.mapping
+    present = groups_of(prepared, folder.tensors)
+    own = {*plan.architecture.groups, *plan.architecture.optional}
+    if options.head is not None or (complete.head is not None and present <= own):
+        return prepared, ByRecord()
+    needless = {group.name for group in mapping.group if not group.is_needed(plan.sizes)}
+    with suppress(CheckpointError, PlanError):
+        whole = choose_architecture(mapping, present, needless, None, None).name
+        if whole != plan.architecture.name:
+            again = replace(complete, head=whole)
+            prepared = _prepare(path, options, again, NOT_RECORDED, progress)
+            said = complete.head or "no class"
+            note = f"{CONFIG} says {said}, and the weights are those of {whole}"
+            return prepared, ByRecord(notes=[note])
+    return prepared, ByRecord()
+
+
 def _with_head(options: Options, folder: ModelFolder) -> Options:
     if options.head is not None:
         return options
     listed = folder.config.get("architectures")
-    if not isinstance(listed, list) or not listed or not isinstance(listed[0], str):
-        raise VerificationError(
-            f"{folder.path / CONFIG} names no class in architectures; --head says which head OUT"
-            " has"
-        )
-    return replace(options, head=listed[0])
+    if isinstance(listed, list) and listed and isinstance(listed[0], str):
+        return replace(options, head=listed[0])
+    if folder.provenance is None:
+        return options
+    raise VerificationError(
+        f"{folder.path / CONFIG} names no class in architectures; --head says which head OUT has"
+    )
 
 
 def _with_record(options: Options, provenance: Provenance) -> Options:

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from ..choices import LEVELS
 from ..errors import VerificationError
-from ..layout import MODEL_FILES
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import Prepared
 from ..storage.files import Progress
@@ -21,10 +20,10 @@ from ..storage.location import parse_location
 from ..text import pip_install
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
-from .model_folder import ModelFolder, open_folder
+from .model_folder import ModelFolder, files_at, open_folder
 from .record import prepare_again
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
-from .weights import prove_weights
+from .weights import part_of_class, prove_weights, tensor_names
 
 if TYPE_CHECKING:
     from ..models.reference import Reference, Samples
@@ -125,10 +124,12 @@ def verify(
         raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
     location = parse_location(out)
-    with location.on_disk(MODEL_FILES, progress) as path_on_disk:
+    with location.on_disk(files_at(location), progress) as path_on_disk:
         try:
             folder = open_folder(path_on_disk)
             prepared, by_record = prepare_again(path, options, folder, progress)
+            if options.head is not None and folder.provenance is None:
+                folder = part_of_class(prepared, folder)
             verdict = _verify(
                 prepared, folder, location.shown, level, samples, seed, text, progress
             )
@@ -395,8 +396,9 @@ def _run(
     if first:
         causes = output_causes(folder, sides, matches, first)
     if level == "gradients":
-        pad_id, strip = padding_id(prepared, folder), prepared.plan.architecture.strip
-        found, gradients = prove_gradients(sides, matches, pad_id, strip, seed)
+        pad_id = padding_id(prepared, folder)
+        names = {n: e.tensor for n, e in tensor_names(prepared, folder.tensors).items()}
+        found, gradients = prove_gradients(sides, matches, names, pad_id, seed)
         checks += found
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]
         if wrong and not first:

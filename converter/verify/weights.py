@@ -4,7 +4,7 @@ The plan is read backwards, from tensor to variable, and the inverse transform i
 tensor, so that a mistake of the conversion is not repeated here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..checks import FLOATS
@@ -63,12 +63,58 @@ def prove_weights(
 def tensor_names(prepared: Prepared, tensors: "Tensors") -> dict[str, Entry]:
     """The tensors that a file must have -> where each comes from.
 
-    transformers loads the class without a head under both kinds of names: as it writes them, and
-    with the prefix that they have in a class with a head.
+    transformers loads every class under both kinds of names: with the prefix of the model inside of
+    a class with a head, and as the class without one saves them. Of two tensors that are tied, a
+    file may have either.
     """
-    strip = prepared.plan.architecture.strip
-    prefixed = strip and any(name.startswith(strip) for name in tensors)
-    return {(strip if prefixed else "") + entry.tensor: entry for entry in prepared.plan.entries}
+    strip, known = prepared.plan.architecture.strip, _known_name(prepared, tensors)
+    other = {known(tie.to): known(tie.pt) for tie in prepared.mapping.tie}
+    names = {known(strip + entry.tensor): entry for entry in prepared.plan.entries}
+    return {
+        other[name] if name not in tensors and other.get(name) in tensors else name: entry
+        for name, entry in names.items()
+    }
+
+
+def part_of_class(prepared: Prepared, folder: ModelFolder) -> ModelFolder:
+    """The folder without the tensors that transformers does not load into the class."""
+    others = _other_tensors(prepared, folder.tensors)
+    if not others:
+        return folder
+    name = prepared.plan.architecture.name
+    note = f"not compared, because {name} has no such tensors: {joined(others, _MOST_SHOWN)}"
+    return folder.without(others, note)
+
+
+def groups_of(prepared: Prepared, tensors: "Tensors") -> set[str]:
+    """The groups of the mapping that have tensors in a file.
+
+    Several groups may have tensors of the same names. They are those of the class, if it has them.
+    """
+    mapping, known = prepared.mapping, _known_name(prepared, tensors)
+    own = {*prepared.plan.architecture.groups, *prepared.plan.architecture.optional}
+    pairs = mapping.expand(prepared.plan.sizes, [group.name for group in mapping.group])
+    found: dict[str, str] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.group not in own):
+        if known(pair.tensor) in tensors:
+            found.setdefault(pair.tensor, pair.group)
+    return {*found.values()}
+
+
+def _other_tensors(prepared: Prepared, tensors: "Tensors") -> list[str]:
+    known = _known_name(prepared, tensors)
+    needed = {*tensor_names(prepared, tensors), *prepared.plan.empty}
+    needed |= {known(tie.pt) for tie in prepared.mapping.tie}
+    return [name for name in tensors if name not in needed]
+
+
+def _known_name(prepared: Prepared, tensors: "Tensors") -> Callable[[str], str]:
+    """A tensor's name in a class with a head -> its name in a file."""
+    headless = prepared.mapping.headless
+    prefix = headless.strip if headless is not None else ""
+    if not prefix or any(name.startswith(prefix) for name in tensors):
+        return str
+    return lambda name: name.removeprefix(prefix)
 
 
 def same_bits(tensor: "Array", variable: "Array", op: str) -> bool:
@@ -142,10 +188,9 @@ def _equal(file: str, matches: list[Match]) -> Check:
 def _complete(
     prepared: Prepared, file: str, names: Mapping[str, Entry], tensors: "Tensors"
 ) -> Check:
-    ties = {tie.pt for tie in prepared.mapping.tie}
     empty = prepared.plan.empty
     missing = [name for name in (*names, *empty) if name not in tensors]
-    unknown = [n for n in tensors if n not in names and n not in ties and n not in empty]
+    unknown = _other_tensors(prepared, tensors)
     full = [n for n, shape in empty.items() if n in tensors and tensors[n].shape != shape]
     parts = []
     if full:
@@ -165,16 +210,17 @@ def _ties(prepared: Prepared, file: str, tensors: "Tensors", config: Mapping[str
         first, second = (np.ascontiguousarray(a).view(np.uint8) for a in (one, other))
         return one.dtype == other.dtype and np.array_equal(first, second)
 
-    ties = [tie for tie in prepared.mapping.tie if tie.to in tensors]
+    known, groups = _known_name(prepared, tensors), prepared.plan.architecture.groups
+    pairs = [(known(tie.pt), known(tie.to)) for tie in prepared.mapping.tie]
     untied = [
-        f"{tie.pt} exists and differs from {tie.to}"
-        for tie in ties
-        if tie.pt in tensors and not same(tensors[tie.pt], tensors[tie.to])
+        f"{one} exists and differs from {other}"
+        for one, other in pairs
+        if one in tensors and other in tensors and not same(tensors[one], tensors[other])
     ]
-    if config.get("tie_word_embeddings", True) is not True and ties:
-        untied.append(f"config.json sets tie_word_embeddings to false, which unties {ties[0].pt}")
-    groups = prepared.plan.architecture.groups
-    tied = [tie.pt for tie in ties if not tie.group or tie.group in groups]
+    tied = [tie.pt for tie in prepared.mapping.tie if not tie.group or tie.group in groups]
+    lost = [name for name in tied if known(name) not in tensors]
+    if config.get("tie_word_embeddings", True) is not True and lost:
+        untied.append(f"config.json sets tie_word_embeddings to false, which unties {lost[0]}")
     text = f"tied: {joined(tied, _MOST_SHOWN)}" if tied else "this class has none"
     return Check("weights", f"ties of {file}", not untied, "; ".join(untied) or text)
 

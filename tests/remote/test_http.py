@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertconvert import CheckpointError, convert, open_checkpoint, verify
+from bertconvert import CheckpointError, VerificationError, convert, open_checkpoint, verify
 from bertconvert.converter.checkpoint.names import may_be_index
 from bertconvert.converter.checkpoint.v1 import SavedTensorSlices
 from bertconvert.converter.prepare import prepare
@@ -19,6 +19,7 @@ from bertconvert.converter.storage.remote_folder import expand, find
 from bertconvert.converter.verify import prover
 from bertconvert.converter.verify.tensorflow_reader import read_variables
 
+from ..helpers import split_weights
 from .server import Served, Server
 
 NAME = "pretraining-adam"
@@ -186,6 +187,24 @@ def test_a_model_afar_is_verified(
     verdict = verify(fixtures / "squad", f"{web_of.url}/model/?key=secret", level="weights")
     assert verdict.passed
     assert verdict.out == f"{web_of.url}/model/"
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_the_shards_of_a_model_afar_are_fetched_too(
+    web_of: Server,
+    fixtures: Path,
+    converted: Callable[[str], Path],
+    tmp_path: Path,
+    lists: bool,
+) -> None:
+    web_of.lists = lists
+    places = split_weights(shutil.copytree(converted("squad"), tmp_path / "model"))
+    verdict = verify(fixtures / "squad", f"{web_of.url}/model/", level="weights")
+    assert verdict.passed
+    assert len(verdict.matches) == len(places)
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(VerificationError, match=f"{web_of.url}/model/.*index.json is damaged"):
+        verify(fixtures / "squad", f"{web_of.url}/model/", level="weights")
 
 
 def test_a_checkpoint_in_several_shards_is_read(
