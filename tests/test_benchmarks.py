@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+
+from bertconvert import open_checkpoint
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -198,3 +201,16 @@ def test_watched_memory_is_that_of_all_processes_of_a_command(tmp_path: Path) ->
         text=True,
     )
     assert 120 < float(ended.stdout) < 220
+
+
+def test_checkpoints_are_made_without_tensorflow_and_only_once(tmp_path: Path) -> None:
+    program = "import runpy, sys; sys.modules['tensorflow'] = None; sys.argv = sys.argv[1:]\n"
+    program += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", program, BENCHMARKS / "make_checkpoints.py", tmp_path, "tiny"]
+    folder = tmp_path / "uncased_L-2_H-128_A-2"
+    for told in ("18 MB", "there already"):
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert (ended.stdout, ended.stderr) == (f"{folder}: {told}\n", "")
+    checkpoint = open_checkpoint(folder)
+    assert len(checkpoint) == 46
+    assert all(np.isfinite(array).all() for array in checkpoint.values())
