@@ -128,7 +128,7 @@ def other_format(name: str) -> str:
     If there is something to do about it, that follows, with a full stop.
     """
     if name.endswith((".bin", ".pt", ".pth", ".safetensors")):
-        return "a PyTorch file"
+        return "a PyTorch file. `bertconvert pt2tf` converts a folder of it to TensorFlow."
     if _H5_PIECE.search(name):
         return (
             "a piece of a model that transformers cut up. Save it again in one piece, with"

@@ -106,7 +106,10 @@ def check_output(out: Path | str, force: bool) -> None:
 def not_empty(out: str, names: list[str]) -> str:
     """The message for an output folder that has files."""
     some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"{out} is not empty ({some}). Give another one, or --force to replace the model in it"
+    return (
+        f"{out} is not empty ({some}). Give another one, or --force to replace the files that were"
+        " converted into it"
+    )
 
 
 def _holds_current_folder(folder: Path) -> bool:
