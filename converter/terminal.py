@@ -187,14 +187,15 @@ def show_roundtrip(result: "RoundTrip") -> None:
         show(f"  the same, byte for byte: {what}, the index and the data file")
     elif result.same:
         show(f"  the same, byte for byte: {what}")
-        show("  the index and the data file are those that TensorFlow writes for them alone")
+        show("  the new index and data file are what TensorFlow writes for these variables")
     for reason, count in result.dropped.items():
         show(f"  left behind: {counted(count, 'variable')} ({reason})")
     if result.renamed:
         old, new = next(iter(result.renamed.items()))
         show(f"  renamed: {counted(len(result.renamed), 'variable')}, such as {old} to {new}")
     if result.same and not (result.identical or result.dropped or result.renamed):
-        show(f"  the original is stored in another way: {result.format}, {result.data_files} files")
+        files = counted(result.data_files, "data file")
+        show(f"  the original is stored in another way: {result.format}, {files}")
     _say_notes(result.notes)
 
 

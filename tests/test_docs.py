@@ -1,13 +1,19 @@
-"""What the pages show: bytes that TensorFlow reads, and we do; the families of the mappings."""
+"""What the pages show: bytes, commands, options, files and links, held against the code."""
 
 import os
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from bertconvert import open_checkpoint
+import bertconvert
+from bertconvert import convert_back, open_checkpoint
+from bertconvert.cli import cli
 from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 from bertconvert.converter.checkpoint.dtypes import DTYPES
 from bertconvert.converter.checkpoint.slices import FULL, slice_key
@@ -16,6 +22,8 @@ from bertconvert.converter.mapping import builtin_mappings, load_mapping
 from .checkpoint import table_writer as write
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+BACK = (ROOT / "docs" / "pt2tf.md").read_text()
 PAGE = (ROOT / "docs" / "checkpoint-format.md").read_text()
 LINE = re.compile(r"^([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", re.MULTILINE)
 
@@ -109,3 +117,114 @@ def test_the_families_page_has_each_class_head_and_file_of_a_mapping(name: str) 
     files = {rule.name for rule in (mapping.files.config, *mapping.vocabularies) if rule}
     for file in files | {*mapping.files.prefixes}:
         assert file in section
+
+
+def blocks(page: str) -> list[str]:
+    """The indented blocks of a page, without their indent."""
+    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", page, re.MULTILINE)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in found]
+
+
+def shown_commands(page: str) -> list[list[str]]:
+    """The words of every call of bertconvert in a page."""
+    block = [line for text in blocks(page) for line in text.replace("\\\n", " ").splitlines()]
+    calls = [line.split("  #")[0] for line in block] + re.findall(r"`([^`]+)`", page)
+    return [call.split()[1:] for call in calls if re.match(r"bertconvert +[a-z\d]", call)]
+
+
+def options_of(command: str) -> set[str]:
+    group = cli.commands[command]
+    options = [p for p in group.params if isinstance(p, click.Option)]
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
+def test_every_command_that_a_page_shows_has_the_options_that_it_shows(path: Path) -> None:
+    for name, *words in shown_commands(path.read_text()):
+        assert name in cli.commands
+        given = {
+            word.strip("[]").split("=")[0] for word in words if word.strip("[").startswith("--")
+        }
+        assert given <= options_of(name), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.name))
+def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
+        file, _, anchor = target.partition("#")
+        other = path.parent / file if file else path
+        assert other.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            assert anchor in anchors, target
+
+
+def test_the_page_of_pt2tf_explains_each_of_its_options_and_no_other() -> None:
+    table = BACK.partition("\n## ")[0]
+    explained = {*re.findall(r"--[a-z][a-z-]+", table)}
+    assert explained == options_of("pt2tf") - {"-h", "--help"}
+
+
+@pytest.fixture
+def places(
+    converted: Callable[[str], Path],
+    fixtures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The current folder, with the model and the checkpoint of the page of pt2tf."""
+    shutil.copytree(converted("classifier"), tmp_path / "my-model")
+    shutil.make_archive(str(tmp_path / "uncased_L-2_H-128_A-2"), "zip", fixtures / "pretraining")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("places")
+def test_the_commands_of_the_page_of_pt2tf_do_what_it_says() -> None:
+    calls = [line for text in blocks(BACK) for line in text.splitlines()]
+    calls = [line for line in calls if line.startswith("bertconvert ")]
+    assert len(calls) == 5
+    for call in calls:
+        result = CliRunner().invoke(cli, call.split()[1:], prog_name="bertconvert")
+        assert result.exit_code == 0, (call, result.output)
+
+
+def test_the_page_of_pt2tf_explains_the_lines_of_roundtrip(fixtures: Path) -> None:
+    printed = ""
+    for name in ("pretraining", "pretraining-adam", "tf2-pretraining"):
+        printed += CliRunner().invoke(cli, ["roundtrip", str(fixtures / name)]).stdout
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("  ")]
+    table = BACK.partition("\n### roundtrip\n")[2].partition("\n## ")[0]
+    rows = [row.removesuffix("...") for row in re.findall(r"^\| `([^`]*)` \|", table, re.MULTILINE)]
+    unseen = [row for row in rows if not any(line.startswith(row) for line in lines)]
+    assert len(rows) == 7
+    assert unseen == ["the original is stored in another way: ", "DIFFERENT: "]
+
+
+@pytest.mark.usefixtures("places")
+def test_the_python_of_the_page_of_pt2tf_gives_what_it_says() -> None:
+    (block,) = [text for text in blocks(BACK) if "bertconvert.convert_back(" in text]
+    names = {"bertconvert": bertconvert}
+    checked = 0
+    for line in filter(None, block.splitlines()):
+        code, _, comment = line.partition("  #")
+        if not comment:
+            exec(code, names)
+        else:
+            assert comment.strip().startswith(repr(eval(code, names)))
+            checked += 1
+    assert checked == 2
+
+
+@pytest.mark.parametrize("name", ["classifier", "albert", "electra", "mobilebert"])
+def test_the_page_of_output_files_lists_every_file_of_a_checkpoint(
+    name: str, converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "output-files.md").read_text()
+    section = page.partition("\n## A checkpoint\n")[2].partition("\n## ")[0]
+    result = convert_back(converted(name), tmp_path / "out")
+    stem = Path(result.prefix).name
+    assert f"`{stem}`" in section or f"`{stem}.index`" in section
+    for file in result.files:
+        assert f"`{file.replace(stem, 'bert_model.ckpt')}`" in section
