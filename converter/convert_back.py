@@ -25,7 +25,7 @@ from .state_dict import EXPECTED, StateDict, is_weights, open_state_dict
 from .storage.files import Progress
 from .storage.location import DiskPath, Location, Url, parse_location
 from .text import joined, to_json_lines
-from .tokenizers.written import Original, original_vocabulary
+from .tokenizers.written import Original, original_vocabulary, padded
 
 GLOBAL_STEP = "global_step"
 """The variable in which Estimator keeps the training step: an int64 scalar."""
@@ -193,7 +193,7 @@ def open_model(source: Location, options: Options, progress: Progress | None = N
     mapping = _choose_mapping(config.values, tensors, options)
 
     files = {file: text_of(folder.open(file)) for file in TOKENIZER_FILES if file in names}
-    vocabulary = original_vocabulary(files, mapping.tokenizers, 0) if mapping.tokenizers else None
+    vocabulary = original_vocabulary(files, mapping.tokenizers)
     notes = []
     plan = plan_back(
         tensors.variables,
@@ -208,7 +208,8 @@ def open_model(source: Location, options: Options, progress: Progress | None = N
         notes.append("the folder has no vocabulary, so the checkpoint has none")
     else:
         rows = plan.sizes.get(mapping.roles.vocabulary, 0)
-        vocabulary = original_vocabulary(files, mapping.tokenizers, rows) or vocabulary
+        if len(vocabulary.tokens) < rows:
+            vocabulary = padded(vocabulary, rows)
         notes += vocabulary.notes
         if vocabulary.do_lower_case is not None:
             lowers = vocabulary.do_lower_case

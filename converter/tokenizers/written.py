@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import PlanError
 from ..layout import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG
@@ -105,14 +106,11 @@ class Original(Struct, frozen=True):
     kind: str  # the name of a module of this folder
     data: bytes  # the vocabulary file
     tokens: tuple[str, ...]  # by id
-    padding: int  # the number of tokens, at the end, that no file has; they got a name
     do_lower_case: bool | None  # None if no file tells, or two contradict each other
     notes: list[str]  # facts that a person should know
 
 
-def original_vocabulary(
-    files: Mapping[str, bytes], kinds: Sequence[str], rows: int
-) -> Original | None:
+def original_vocabulary(files: Mapping[str, bytes], kinds: Sequence[str]) -> Original | None:
     """The vocabulary file that a model folder has, or that its other files stand for.
 
     The file's bytes are kept if they have all tokens. A vocab.txt that is made of other files has
@@ -121,7 +119,6 @@ def original_vocabulary(
     Args:
         files: the folder's tokenizer files that exist: name -> content. Others are not read.
         kinds: the kinds of tokenizer that the model may have.
-        rows: the number of the model's word embeddings. There may be more tokens than that.
 
     Returns:
         The vocabulary; None if the folder has none.
@@ -144,21 +141,25 @@ def original_vocabulary(
     if {*found.lowers.values()} == {True, False}:
         lowers, does_not = sorted(found.lowers, key=found.lowers.__getitem__, reverse=True)
         notes.append(f"text is lower-cased by {lowers}, and not by {does_not}")
-    tokens = kind.pad_vocabulary(found.tokens, rows)
-    padding = len(tokens) - len(found.tokens)
-    if kind.VOCABULARY in files and not found.added and not padding:
+    if kind.VOCABULARY in files and not found.added:
         data = files[kind.VOCABULARY]
     else:
-        data = kind.vocabulary_file(tokens)
-    said = {*found.lowers.values()}
+        data = kind.vocabulary_file(found.tokens)
+    said, odd = {*found.lowers.values()}, kind.vocabulary_notes(found.tokens)
     return Original(
         kind=found.kind,
         data=data,
-        tokens=tokens,
-        padding=padding,
+        tokens=found.tokens,
         do_lower_case=said.pop() if len(said) == 1 else None,
-        notes=[*notes, *(f"{kind.VOCABULARY}: {note}" for note in kind.vocabulary_notes(tokens))],
+        notes=[*notes, *(f"{kind.VOCABULARY}: {note}" for note in odd)],
     )
+
+
+def padded(vocabulary: Original, rows: int) -> Original:
+    """The vocabulary with as many tokens as the model has rows; the added ones get a name."""
+    kind = load_tokenizer(vocabulary.kind)
+    tokens = kind.pad_vocabulary(vocabulary.tokens, rows)
+    return replace(vocabulary, data=kind.vocabulary_file(tokens), tokens=tokens)
 
 
 def read_written(files: Mapping[str, bytes], kinds: Sequence[str]) -> Written | None:
@@ -239,6 +240,8 @@ def _kind(files: Mapping[str, bytes], kinds: Sequence[str], document: _Tokenizer
 
 def _check_same(tokens: Sequence[str], document: _TokenizerJson, vocabulary: str) -> None:
     """Whether tokenizer.json has the vocabulary's tokens; of one that is there twice, the last."""
+    if dict(document.model.ids) == {token: row for row, token in enumerate(tokens)}:
+        return  # as for most
     file = {_plain(token): row for row, token in enumerate(tokens)}
     by_id = sorted(document.model.ids, key=lambda pair: pair[1])
     written = {_plain(token): row for token, row in by_id}
@@ -261,7 +264,9 @@ def _appended(tokens: Sequence[str], pairs: Iterable[tuple[str, int]], source: s
     Raises:
         PlanError: an id has no token, or two, or a token has two.
     """
-    known = {_plain(token) for token in tokens}
+    pairs = [*pairs]
+    is_known = all(0 <= row < len(tokens) for _, row in pairs)
+    known = set() if is_known else {_plain(token) for token in tokens}
     more: dict[int, str] = {}
     for token, row in pairs:
         if 0 <= row < len(tokens):

@@ -8,7 +8,7 @@ import pytest
 from bertconvert import PlanError
 from bertconvert.converter.tokenizers.sentencepiece import read_vocabulary, tokenizer_files
 from bertconvert.converter.tokenizers.sentencepiece_model import NORMAL, SPACE
-from bertconvert.converter.tokenizers.written import Original, original_vocabulary
+from bertconvert.converter.tokenizers.written import Original, original_vocabulary, padded
 
 from .model_writer import model
 
@@ -45,21 +45,21 @@ def config(**keys: Any) -> dict[str, bytes]:
 
 
 def original(files: dict[str, bytes], rows: int = 7, kind: str = "wordpiece") -> Original:
-    found = original_vocabulary(files, [kind], rows)
+    found = original_vocabulary(files, [kind])
     assert found is not None
-    return found
+    return padded(found, rows) if len(found.tokens) < rows else found
 
 
 def test_a_folder_without_a_vocabulary_has_none() -> None:
-    assert original_vocabulary(config(do_lower_case=True), ["wordpiece"], 7) is None
-    assert original_vocabulary({"vocab.txt": VOCAB}, [], 7) is None
+    assert original_vocabulary(config(do_lower_case=True), ["wordpiece"]) is None
+    assert original_vocabulary({"vocab.txt": VOCAB}, []) is None
 
 
 @pytest.mark.parametrize("data", [VOCAB, VOCAB[:-1], b"\xef\xbb\xbf" + VOCAB, b"a\r\nb\n\nc\n"])
 def test_the_bytes_of_a_whole_vocabulary_are_kept(data: bytes) -> None:
     found = original({"vocab.txt": data}, rows=4 if data[:1] == b"a" else 7)
     assert found.data == data
-    assert (found.padding, found.do_lower_case) == (0, None)
+    assert found.do_lower_case is None
 
 
 def test_a_tokenizer_json_alone_gives_one_token_a_line() -> None:
@@ -95,9 +95,8 @@ def test_tokens_that_were_added_come_after_the_others(files: dict[str, bytes]) -
     assert "<x> and <y>" in found.notes[0]
 
 
-def test_rows_without_a_token_are_counted_and_named() -> None:
+def test_rows_without_a_token_get_a_name() -> None:
     found = original({"vocab.txt": VOCAB}, 9)
-    assert found.padding == 2
     assert found.data == VOCAB + b"[unused_7]\n[unused_8]\n"
 
 
@@ -212,7 +211,7 @@ def test_a_sentencepiece_model_is_kept_as_it_is() -> None:
     files = tokenizer_files(pieces, do_lower_case=True, model_max_length=8)
     found = original(files, 7, "sentencepiece")
     assert (found.kind, found.data, found.tokens) == ("sentencepiece", PIECES, pieces)
-    assert (found.padding, found.do_lower_case) == (0, True)
+    assert found.do_lower_case is True
 
 
 def test_tokens_that_were_added_to_a_sentencepiece_model_are_unused_pieces() -> None:
@@ -243,9 +242,9 @@ def test_pieces_without_their_model_are_an_error_that_asks_for_it() -> None:
 def test_of_two_kinds_the_files_choose(file: str, kind: int) -> None:
     kinds = ["wordpiece", "sentencepiece"]
     files = {file: VOCAB if kind == 0 else PIECES}
-    found = original_vocabulary(files, kinds[::-1], 7)
+    found = original_vocabulary(files, kinds[::-1])
     assert found is not None
     assert found.kind == kinds[kind]
-    chinese = original_vocabulary(tokenizer_json(), kinds[::-1], 7)
+    chinese = original_vocabulary(tokenizer_json(), kinds[::-1])
     assert chinese is not None
     assert chinese.kind == "wordpiece"
