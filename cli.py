@@ -422,7 +422,7 @@ def tf2pt(
 @click.option(
     "--global-step",
     metavar="N",
-    type=click.IntRange(0, (1 << 63) - 1),
+    type=click.IntRange(0),
     help="Store this training step, which Estimator needs to load OUT as its model_dir.",
 )
 @click.option(

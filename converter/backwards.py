@@ -127,14 +127,11 @@ def plan_back(
     needless = {group.name for group in back.group if not group.is_needed(told)}
     every = [item for item in every if item[0].group not in needless]
     present = {pair.group for pair, tensor in every if tensor is not None}
-    is_whole = named is not None and present | needless >= {*named.groups}
-    architecture = choose_architecture(
-        back,
-        present,
-        needless,
-        named.name if named is not None and (options.head is not None or not is_whole) else None,
-        [named.name] if named is not None else None,
-    )
+    if named is not None and (options.head or not present | needless >= {*named.groups}):
+        architecture = named  # what it lacks is reported
+    else:  # it may be more than the config says
+        classes = [named.name] if named is not None else None
+        architecture = choose_architecture(back, present, needless, None, classes)
     wanted = {*architecture.groups, *present.intersection(architecture.optional)} - needless
     written = [
         (pair, tensor)
