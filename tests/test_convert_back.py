@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bertconvert import OutputError, convert_back, open_checkpoint, roundtrip
+from bertconvert.converter.verify import back_prover
 
 IN_ONE_PIECE = [
     "albert", "albert-classifier", "albert-relu", "albert-squad", "classifier", "encoder",
@@ -46,6 +47,16 @@ class TestTheFolder:
         assert sorted(file.name for file in out.iterdir()) == [*files, "checkpoint", "vocab.txt"]
         for name in (*files[1:], "vocab.txt"):
             assert (out / name).read_bytes() == (fixtures / "pretraining" / name).read_bytes()
+
+    @pytest.mark.parametrize("name", ["electra", "keras-names", "pretraining"])
+    def test_is_proved_though_the_model_was_made_from_another_checkpoint(
+        self, name: str, converted: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        model, out = converted(name), tmp_path / "out"
+        assert (model / "conversion.json").exists()
+        result = convert_back(model, out, global_step=1, prove=back_prover(model, "weights"))
+        assert result.proof
+        assert (out / "checkpoint").exists()
 
     def test_is_not_the_model_s(self, converted: Callable[[str], Path], tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="is the model folder"):

@@ -123,10 +123,30 @@ def verify(
     if text is not None and level == LEVELS[0]:
         raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
+    return _prove(path, out, options, level, samples, seed, text, progress)
+
+
+def _prove(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: Options,
+    level: str,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    text: Path | None = None,
+    progress: Progress | None = None,
+    is_newer: bool = False,
+) -> Verdict:
+    """As `verify`. If the checkpoint was made from the folder, `is_newer`.
+
+    Then what the folder records is about another checkpoint, and is not read.
+    """
     location = parse_location(out)
     with location.on_disk(files_at(location), progress) as path_on_disk:
         try:
             folder = open_folder(path_on_disk)
+            if is_newer:
+                folder = replace(folder, provenance=None)
             prepared, by_record = prepare_again(path, options, folder, progress)
             if options.head is not None and folder.provenance is None:
                 folder = part_of_class(prepared, folder)
@@ -220,7 +240,8 @@ def back_prover(
     level = checked_level(level)
 
     def prove(checkpoint: Path, options: Options) -> str:
-        return _sentence(verify(checkpoint, model, options, level=level, progress=progress))
+        verdict = _prove(checkpoint, model, options, level, progress=progress, is_newer=True)
+        return _sentence(verdict)
 
     return prove
 
