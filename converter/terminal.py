@@ -139,42 +139,31 @@ def _sizes_text(sizes: Mapping[str, int]) -> str:
 
 def show_conversion(ckpt: str, conversion: "Conversion") -> None:
     """Print the result of `tf2pt`."""
-    from .storage.location import parse_location
-
-    source, out = (parse_location(place).shown for place in (ckpt, conversion.out))
-    show(f"{source} -> {out}")
-    show(f"  {conversion.architecture} ({_sizes_text(conversion.sizes)})")
-    show(
-        f"  {conversion.parameters:,} parameters in {conversion.tensors:,} tensors,"
-        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
-    )
-    if conversion.activation:
-        show(f"  activation: {conversion.activation}")
-    for reason, count in conversion.dropped.items():
-        show(f"  skipped: {counted(count, 'variable')} ({reason})")
-    if conversion.proof:
-        show(f"  {conversion.proof}")
-    _say_notes(conversion.notes)
+    _show_made(ckpt, conversion.out, conversion, counted(conversion.tensors, "tensor"), "variable")
 
 
 def show_back_conversion(model: str, conversion: "BackConversion") -> None:
     """Print the result of `pt2tf`."""
+    arrays = counted(conversion.variables, "variable")
+    _show_made(model, conversion.prefix, conversion, arrays, "tensor")
+
+
+def _show_made(
+    source: str, out: str, made: "Conversion | BackConversion", arrays: str, part: str
+) -> None:
+    """Print what a conversion made: `arrays`, of each `part` of the source but those skipped."""
     from .storage.location import parse_location
 
-    show(f"{parse_location(model).shown} -> {conversion.prefix}")
-    show(f"  {conversion.architecture} ({_sizes_text(conversion.sizes)})")
-    show(
-        f"  {conversion.parameters:,} parameters, {counted(conversion.variables, 'variable')},"
-        f" {size_text(conversion.nbytes)} as {conversion.dtype}"
-    )
-    if conversion.activation:
-        show(f"  activation: {conversion.activation}")
-    for reason, count in conversion.dropped.items():
-        show(f"  skipped: {counted(count, 'tensor')} ({reason})")
-    show(f"  files: {', '.join(conversion.files)}")
-    if conversion.proof:
-        show(f"  {conversion.proof}")
-    _say_notes(conversion.notes)
+    show(f"{parse_location(source).shown} -> {parse_location(out).shown}")
+    show(f"  {made.architecture} ({_sizes_text(made.sizes)})")
+    show(f"  {made.parameters:,} parameters in {arrays}, {size_text(made.nbytes)} as {made.dtype}")
+    if made.activation:
+        show(f"  activation: {made.activation}")
+    for reason, count in made.dropped.items():
+        show(f"  skipped: {counted(count, part)} ({reason})")
+    if made.proof:
+        show(f"  {made.proof}")
+    _say_notes(made.notes)
 
 
 def show_roundtrip(result: "RoundTrip") -> None:
