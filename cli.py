@@ -466,8 +466,8 @@ def pt2tf(
     """Convert the transformers folder MODEL into a TensorFlow checkpoint in the folder OUT.
 
     MODEL may be a URL. OUT gets the checkpoint, the file `checkpoint`, the config and the
-    vocabulary, as Google's code reads them. There is no .meta file, because weights do not tell
-    the graph of a program.
+    vocabulary, as Google's code reads them. There is no .meta file: it holds
+    a program's graph, which weights do not have.
 
     \b
     bertconvert pt2tf bert-tiny/ bert-tiny-tf/

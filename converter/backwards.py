@@ -170,7 +170,7 @@ def plan_back(
     if named is not None and architecture.name != named.name:
         checks.notes.append(
             f"{config_name} says {named.name}, and the weights are those of {architecture.name}."
-            " All of them are written"
+            " All weights are written"
         )
     forwards = {
         (pair.group, pair.names[0]): pair
@@ -374,9 +374,9 @@ def _activation(checks: Checks) -> tuple[str, str]:
     usual = next(iter(offered)) if isinstance(offered, dict) else form
     if form != usual:
         checks.notes.append(
-            f"{checks.place(rule.config)} says {rule.config} = {stated}, the {form} form of {name}."
-            f" The original code has only the name {name}, and computes its {usual} form today. So"
-            " it computes something else than this model"
+            f"{checks.place(rule.config)} says {rule.config} = {stated}, which is the {form} form."
+            f" The original code has one name, {name}, and computes the {usual} form today, so its"
+            f" outputs will differ. Give verify --activation {form}"
         )
     return name, str(stated)
 

@@ -49,6 +49,7 @@ class Source(Struct, frozen=True):
     part: str
     untold: str  # what to do about a size that nothing tells
     constant: str  # what follows from a constant of the original code that a config contradicts
+    tokens: str  # what gets unused tokens for the rows without one
 
 
 CHECKPOINT = Source(
@@ -59,12 +60,14 @@ CHECKPOINT = Source(
         ", and so would the converted model. If the checkpoint was trained with {value!r}, remove"
         " the key from a copy of the config, and give the copy with --config"
     ),
+    tokens="tokenizer",
 )
 MODEL = Source(
     whole="the model",
     part="tensor",
     untold="Add it to config.json",
     constant=", whatever a config says. So it would compute something else with these weights",
+    tokens="vocabulary",
 )
 
 
@@ -337,7 +340,7 @@ class Checks:
                 if symbol != self.mapping.roles.vocabulary or not padded:
                     self.reasons.append(reason)
                 elif not self.options.pad_vocab:
-                    self.reasons.append(f"{reason}. {_OFFER}")
+                    self.reasons.append(f"{reason}. {self._offer()}")
             if isinstance(rule, SizeRule):
                 self._untold_size(symbol, rule, stated, given.get(symbol))
 
@@ -411,13 +414,20 @@ class Checks:
         padded = _is_padded(tokens, rows)
         if not padded or not self.options.pad_vocab:
             reason += f": this {name.removeprefix('the ')} belongs to another model"
-            reason += f". {_OFFER}" if padded else ""
+            reason += f". {self._offer()}" if padded else ""
             self.reasons.append("\n  ".join([reason, *odd]))
         else:
             self.notes.append(
                 f"{name} has {tokens:,} tokens and the model {rows:,} word embeddings. The"
-                f" tokenizer has unused tokens for the other {rows - tokens:,}"
+                f" {self.source.tokens} has unused tokens for the other {rows - tokens:,}"
             )
+
+    def _offer(self) -> str:
+        """What to do if the model has a few rows more than there are tokens."""
+        return (
+            "Or its rows were rounded up: --pad-vocab keeps them, and gives the"
+            f" {self.source.tokens} unused tokens for those without one"
+        )
 
     def config_values(self) -> dict[str, object]:
         """The keys of config.json that describe the model, except for its activation."""
@@ -615,12 +625,6 @@ class Checks:
                 if variable is not None and variable.tf_dtype not in FLOATS
             ]
         )
-
-
-_OFFER = (
-    "Or its rows were rounded up: --pad-vocab keeps them, and gives the tokenizer unused tokens for"
-    " those without one"
-)
 
 
 def _is_padded(tokens: object, rows: int) -> bool:

@@ -118,7 +118,10 @@ def convert_back(
     model = open_model(source, options, progress)
     name = prefix or _usual_prefix(model.mapping)
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII) or name == STATE:
-        raise ValueError(f"the prefix can't be {name!r}; use letters, digits and - _ . in it")
+        raise ValueError(
+            f"the prefix can't be {name!r}. Use letters, digits, - _ and ., with no . at the start,"
+            f" and not {STATE!r}"
+        )
     if global_step is not None and not 0 <= global_step < 1 << 63:
         raise ValueError(f"the global step can't be {global_step}; it is from 0 to 2**63 - 1")
     small = {STATE: state_file(name), **_small_files(model)}
@@ -158,11 +161,12 @@ def _checked_place(source: Location, out: Location) -> DiskPath:
     """
     if isinstance(out, Url):
         raise OutputError(
-            f"{out.shown} is a URL, and a checkpoint is written to a disk only. Give a folder, and"
-            " copy it there"
+            f"{out.shown} is a URL, and pt2tf writes to a disk only. Give a folder, and copy it to"
+            " the URL"
         )
     if source.contains(out) or out.contains(source):
-        where = "is" if source.contains(out) and out.contains(source) else "is in or holds"
+        inside = "is inside" if source.contains(out) else "contains"
+        where = "is" if source.contains(out) and out.contains(source) else inside
         raise OutputError(
             f"{out.shown} {where} the model folder {source.shown}. Give the model first, then a new"
             " folder"
@@ -215,8 +219,8 @@ def open_model(source: Location, options: Options, progress: Progress | None = N
             lowers = vocabulary.do_lower_case
             does = "lower-cases text" if lowers else "keeps the case of text"
             notes.append(
-                f"the tokenizer {does}, so give programs that ask for it"
-                f" --do_lower_case={str(lowers).lower()}"
+                f"the tokenizer {does}. Google's programs need --do_lower_case="
+                f"{str(lowers).lower()} for that"
             )
     labels, why_none = _labels(config.values, mapping, plan)
     notes += [why_none] if why_none else []

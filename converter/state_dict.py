@@ -382,7 +382,7 @@ def _open_shards(
     if missing:
         reason = f" ({problems[0]})" if problems else ""
         raise ModelError(
-            f"{folder.path} has not all of its weights: {os.path.basename(index.name)} names"
+            f"{folder.path} lacks a part of its weights: {os.path.basename(index.name)} names"
             f" {counted(len(shards), 'file')}, and {joined(missing)}"
             f" {'is' if len(missing) == 1 else 'are'} missing{reason}. Download or copy"
             f" {'it' if len(missing) == 1 else 'them'}, too."

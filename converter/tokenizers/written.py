@@ -134,13 +134,13 @@ def original_vocabulary(files: Mapping[str, bytes], kinds: Sequence[str]) -> Ori
     if found.added:
         few = joined([cut(token, 40) for token in found.tokens[-found.added :]], _MOST_SHOWN)
         notes.append(
-            f"{counted(found.added, 'token')} that the folder's tokenizer has besides its"
-            f" vocabulary, now at the end of {kind.VOCABULARY}: {few}. The original tokenizer"
-            " splits text that spells them"
+            f"{kind.VOCABULARY} ends with {counted(found.added, 'token')} that"
+            f" {'was' if found.added == 1 else 'were'} added to the tokenizer: {few}. The original"
+            " tokenizer knows no added tokens, and may split their text"
         )
     if {*found.lowers.values()} == {True, False}:
         lowers, does_not = sorted(found.lowers, key=found.lowers.__getitem__, reverse=True)
-        notes.append(f"text is lower-cased by {lowers}, and not by {does_not}")
+        notes.append(f"{lowers} says that text is lower-cased, and {does_not} that it is not")
     if kind.VOCABULARY in files and not found.added:
         data = files[kind.VOCABULARY]
     else:
@@ -215,7 +215,7 @@ def _decoded(files: Mapping[str, bytes], name: str, kind: type[Document]) -> Doc
     try:
         return msgspec.json.decode(files[name], type=kind)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{name} is damaged, or no such file: {error}") from None
+        raise PlanError(f"{name} is damaged, or is not what its name says: {error}") from None
 
 
 def _kind(files: Mapping[str, bytes], kinds: Sequence[str], document: _TokenizerJson | None) -> str:
@@ -274,7 +274,7 @@ def _appended(tokens: Sequence[str], pairs: Iterable[tuple[str, int]], source: s
         else:
             other = more.setdefault(row, token)
             if _plain(token) in known:
-                raise PlanError(f"{source}: {cut(token, 40)!r} has the id {row}, and another one")
+                raise PlanError(f"{source}: {cut(token, 40)!r} has two ids, one of which is {row}")
         if _plain(other) != _plain(token):
             raise PlanError(
                 f"{source}: both {cut(other, 40)!r} and {cut(token, 40)!r} have the id {row}"
@@ -308,12 +308,12 @@ def _differences(document: _TokenizerJson | None, config: _TokenizerConfig) -> I
         )
     if stated.get("handle_chinese_chars", config.tokenize_chinese_chars) is False:
         yield (
-            "the folder's tokenizer takes Chinese characters as letters; to the original one, each"
-            " is a word"
+            "the folder's tokenizer does not split Chinese text into characters; the original one"
+            " does"
         )
     name = config.tokenizer_class
     if name and name.removesuffix("Fast") not in _SAME_CLASSES:
         yield (
-            f"the folder's tokenizer is a {cut(name, 40)}, so the original one may split text in"
-            " another way"
+            f"the folder's tokenizer is of the class {cut(name, 40)}, so the original one may split"
+            " text in another way"
         )

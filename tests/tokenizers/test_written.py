@@ -140,7 +140,7 @@ def test_two_files_that_say_the_opposite_say_nothing() -> None:
     found = original(tokenizer_json() | config(do_lower_case=False))
     assert found.do_lower_case is None
     assert found.notes == [
-        "text is lower-cased by tokenizer.json, and not by tokenizer_config.json"
+        "tokenizer.json says that text is lower-cased, and tokenizer_config.json that it is not"
     ]
 
 
@@ -183,7 +183,7 @@ def test_a_note_says_where_the_original_tokenizer_differs(
         (tokenizer_json(ids(*TOKENS[:6], "")), "the last token is blank"),
         (tokenizer_json(added={"<x>": 8}), "no token has the id 7"),
         (tokenizer_json(added={"<x>": 6}), "'##b' and '<x>' have the id 6"),
-        (tokenizer_json(added={"a": 7}), "'a' has the id 7, and another one"),
+        (tokenizer_json(added={"a": 7}), "'a' has two ids, one of which is 7"),
         (tokenizer_json() | {"added_tokens.json": b'{"<x>": 7, "<y>": 7}'}, "have the id 7"),
         (tokenizer_json() | {"vocab.txt": VOCAB + b"c\n"}, "different tokens, the first at 7"),
         (tokenizer_json(["a"]), "tokenizer.json is damaged"),
