@@ -151,7 +151,7 @@ def test_two_files_that_say_the_opposite_say_nothing() -> None:
         (config(do_lower_case=False, strip_accents=True), "strips accents"),
         (
             tokenizer_json(normalizer=BERT_NORMALIZER | {"handle_chinese_chars": False}),
-            "Chinese characters",
+            "Chinese text",
         ),
         (config(tokenizer_class="BertJapaneseTokenizer"), "BertJapaneseTokenizer"),
     ],
