@@ -33,7 +33,7 @@ def places(
 def test_every_command_of_the_page_works(
     web_of: Server, bucket: Bucket, fixtures: Path, places: Path
 ) -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     with running(GoogleStore()) as google, running(Hub(fixtures / "pretraining")) as hub:
         google.put(fixtures / "pretraining", "bert")
         environment = {
@@ -53,7 +53,7 @@ def test_every_command_of_the_page_works(
                 env=environment,
             )
             assert done.returncode == 0, (line, done.stderr)
-    assert {path.name for path in places.iterdir()} == {"bert", "bert-tiny"}
+    assert {path.name for path in places.iterdir()} == {"bert", "bert-tf", "bert-tiny"}
     assert "models/bert/conversion.json" in bucket.objects()
 
 
