@@ -116,7 +116,7 @@ def convert_back(
     target = _checked_place(source, parse_location(out))
     target.check_output(force)
     model = open_model(source, options, progress)
-    name = prefix or _usual_prefix(model.mapping)
+    name = _usual_prefix(model.mapping) if prefix is None else prefix
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII) or name == STATE:
         raise ValueError(
             f"the prefix can't be {name!r}. Use letters, digits, - _ and ., with no . at the start,"
