@@ -141,6 +141,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
     outputs(transcript)
     proofs(transcript)
     batches(transcript)
+    the_way_back(transcript)
     if os.environ.get("UPDATE_MESSAGES"):
         GOLDEN.write_text(transcript.text)
     expected = GOLDEN.read_text()
@@ -625,3 +626,97 @@ def batches(t: Transcript) -> None:
         Path("list.toml").write_text(text)
         t.run("batch --list list.toml models3", repr(text))
     t.run("batch pretraining pretraining/vocab.txt", "a file as the output folder")
+
+
+def the_way_back(t: Transcript) -> None:
+    t.part("The way back")
+    t.run("pt2tf model back")
+    t.run("pt2tf token back-token --head token --prefix model.ckpt-7 --global-step 7 --json")
+    t.run("pt2tf bare back-bare --verify weights")
+    t.run("pt2tf model back", "a folder with files")
+    t.run("pt2tf classifier back --force", "a checkpoint, not a model")
+    t.run("tf2pt model out", "a model, not a checkpoint")
+    t.run("pt2tf nowhere out-back")
+    t.run("pt2tf model/config.json out-back")
+    t.run("pt2tf model model/tf --force")
+    t.run("pt2tf model s3://bucket/out")
+    t.run("pt2tf model out-back --prefix a/b")
+    t.run("pt2tf model out-back --global-step -1")
+    t.run("pt2tf model out-back --dtype float16 --verify weights")
+    t.run("pt2tf model out-back --head tokens")
+    t.run("pt2tf model out-back --mapping nothing")
+    words = "bert.embeddings.word_embeddings.weight"
+    decoder = "cls.predictions.decoder.weight"
+    dense = "bert.encoder.layer.1.output.dense.weight"
+
+    def case(
+        about: str,
+        change: Callable[[dict[str, Any]], Any] = lambda _: None,
+        options: str = "",
+        folder: Callable[[Path], Any] = lambda _: None,
+        **config: Any,
+    ) -> None:
+        for name in ("wrong", "out-back"):
+            shutil.rmtree(name, ignore_errors=True)
+        shutil.copytree("model", "wrong")
+        tensors = load_file("wrong/model.safetensors")
+        change(tensors)
+        save_file(tensors, "wrong/model.safetensors", {"format": "pt"})
+        edit_json(Path("wrong/config.json"), **config)
+        folder(Path("wrong"))
+        t.run(f"pt2tf wrong out-back{options}", about)
+        assert Path("out-back").exists() != t.text.endswith("exit code 1\n"), about
+
+    def old(tensors: dict[str, Any]) -> None:
+        for name in [*tensors]:
+            new = name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
+            tensors[new] = tensors.pop(name)
+        tensors["bert.embeddings.position_ids"] = np.arange(64)[np.newaxis]
+        tensors[decoder] = tensors[words]
+
+    def index(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+        names = load_file(folder / "model-00001-of-00002.safetensors")
+        shards = dict.fromkeys(names, "model-00001-of-00002.safetensors")
+        shards |= {"bert.pooler.dense.bias": "model-00002-of-00002.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+    case("names of an early version", old)
+    case("GELU by erf", hidden_act="gelu")
+    case("more than its class", architectures=["BertForMaskedLM"])
+    case("no config", folder=lambda f: (f / "config.json").unlink())
+    case("a config that is no JSON", folder=lambda f: (f / "config.json").write_text("{"))
+    case("no weights", folder=lambda f: (f / "model.safetensors").unlink())
+    case("weights that are cut off", folder=lambda f: truncate(f / "model.safetensors", 0.5))
+    case("a shard is missing", folder=index)
+    case("another shape", lambda x: x.update({dense: x[dense][:2].copy()}))
+    case("a tensor is missing", lambda x: x.pop(dense))
+    case("a tensor too many", lambda x: x.update({"bert.adapter.weight": x[dense]}))
+    case("a decoder of its own", lambda x: x.update({decoder: x[words] + 1}))
+    case("a decoder that is not there", tie_word_embeddings=False)
+    case("whole numbers", lambda x: x.update({dense: x[dense].astype(np.int8)}))
+    case("numbers that are too large", lambda x: x[dense].fill(1e6), " --dtype float16")
+    case("quantized", quantization_config={"bits": 4})
+    case("another epsilon", layer_norm_eps=1e-5)
+    case("relative positions", position_embedding_type="relative_key")
+    case("a decoder model", is_decoder=True)
+    case("pruned heads", pruned_heads={"0": [1]})
+    case("an activation that Google has not", hidden_act="silu")
+    case("another kind of model", model_type="roberta")
+    case("an unknown class", architectures=["BertLMHeadModel"])
+    case("no class and no type", architectures=None, model_type=None)
+    case("another width", hidden_size=64)
+    case("another vocabulary", folder=lambda f: (f / "vocab.txt").write_text("[PAD]\n"))
+    case("a vocabulary of another length", folder=lambda f: short_vocabulary(f))
+    case("the same, allowed", options=" --pad-vocab", folder=lambda f: short_vocabulary(f))
+    t.run("roundtrip pretraining")
+    t.run("roundtrip h5-pretraining")
+    t.run("roundtrip squad --json")
+    t.run("roundtrip nowhere")
+
+
+def short_vocabulary(folder: Path) -> None:
+    """Leave a vocabulary of 125 of the 128 tokens."""
+    (folder / "tokenizer.json").unlink()
+    tokens = (folder / "vocab.txt").read_text().splitlines()
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens[:125]))
