@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
 
-from bertconvert import convert_back
+from bertconvert import convert_back, roundtrip
 
 from .google_code import WAYS, Job
 
@@ -134,3 +134,40 @@ class TestGooglesCode:
         assert recorded.keys() - found.keys() == {"input_ids", "input_mask", "segment_ids"}
         for output in found.keys() & recorded.keys():
             np.testing.assert_allclose(found[output], recorded[output], rtol=0, atol=TOLERANCE)
+
+
+def saved_by_tensorflow(variables: Arrays, prefix: Path) -> None:
+    """Save variables with a Saver of a graph of their own."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        made = [
+            tf.compat.v1.get_variable(name, initializer=array, use_resource=True)
+            for name, array in variables.items()
+        ]
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver(made)
+        saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
+
+
+@pytest.mark.parametrize("name", ["pretraining-adam", "keras-names", "electra", "mobilebert-wide"])
+def test_a_checkpoint_has_the_bytes_that_saver_writes(
+    name: str, converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    convert_back(converted(name), tmp_path / "out", prefix="m", global_step=STEP)
+    reader = tf.train.load_checkpoint(str(tmp_path / "out" / "m"))
+    variables = {v: reader.get_tensor(v) for v in reader.get_variable_to_shape_map()}
+    saved_by_tensorflow(variables, tmp_path / "m")
+    for ending in (".index", ".data-00000-of-00001"):
+        written = (tmp_path / "out" / f"m{ending}").read_bytes()
+        assert written == (tmp_path / f"m{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["keras-bert-tiny-pretrain", "detext-bert-hub"])
+def test_a_real_checkpoint_comes_back(name: str, real: Path) -> None:
+    assert roundtrip(real / name).same
+
+
+def test_checkpoints_of_other_families_come_back(families: Path) -> None:
+    prefixes = [path for path in families.glob("checkpoints/*/*.index") if "tf2-" not in str(path)]
+    results = [roundtrip(path, head="none" if "mrpc" in str(path) else None) for path in prefixes]
+    assert [result.checkpoint for result in results if not result.same] == []
+    assert any(result.identical for result in results)
