@@ -49,7 +49,7 @@ peer: $(VENV)-peer/ready  ## transformers 4 and TensorFlow, for test-slow and th
 
 $(VENV)-peer/ready:
 	$(PYTHON) -m venv $(VENV)-peer
-	$(VENV)-peer/bin/pip install --quiet transformers==4.57.6 torch==2.13.0 tensorflow-cpu==2.21.0 tf-keras==2.21.0
+	$(VENV)-peer/bin/pip install --quiet transformers==4.57.6 torch==2.13.0 tensorflow-cpu==2.21.0 tf-keras==2.21.0 keras-bert==0.89.0
 	touch $@
 
 bench: $(VENV)-bench/ready $(VENV)-peer/ready  ## beside transformers 4 and cp, into benchmarks/results.md

@@ -1,4 +1,4 @@
-"""The tensors, against those of the conversion that transformers 4 had.
+"""The tensors, against those of the conversion that transformers 4 had; and keras-bert's loader.
 
 It needs an environment of its own, for that version and TensorFlow: `make peer` makes it in
 .venv-peer, and BERTCONVERT_PEER_PYTHON names the interpreter of another one.
@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from bertconvert import convert
+from bertconvert import convert, convert_back
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +132,32 @@ def test_a_full_size_checkpoint_has_the_bits_of_transformers_4(
     peer: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     assert_same(peer, checkpoint, tmp_path)
+
+
+# Every weight of keras-bert's model must be a variable; NSP's matrix is transposed.
+KERAS_BERT = """
+import sys
+import tensorflow as tf
+from keras_bert import load_trained_model_from_checkpoint
+config, prefix = sys.argv[1:]
+model = load_trained_model_from_checkpoint(config, prefix, training=True, seq_len=64)
+reader = tf.train.load_checkpoint(prefix)
+variables = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
+known = {array.tobytes() for array in variables} | {array.T.tobytes() for array in variables}
+weights = model.get_weights()
+assert len(weights) == len(variables), (len(weights), len(variables))
+assert all(weight.tobytes() in known for weight in weights)
+"""
+
+
+def test_keras_bert_loads_what_pt2tf_writes(peer: str, fixtures: Path, tmp_path: Path) -> None:
+    convert(fixtures / "pretraining", tmp_path / "model")
+    done = convert_back(tmp_path / "model", tmp_path / "back")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    loaded = subprocess.run(
+        [peer, "-c", KERAS_BERT, tmp_path / "back" / "bert_config.json", done.prefix],
+        capture_output=True,
+        text=True,
+        env=environment | {"TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"},
+    )
+    assert loaded.returncode == 0, loaded.stderr
