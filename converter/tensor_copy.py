@@ -249,19 +249,24 @@ def _write(fd: int, data: Buffer, place: int) -> None:
 
 
 def _in_threads(work: Callable[[Copy, _Scratch], None], copies: Iterable[Copy]) -> None:
-    """Do the work for every copy, in a few threads. The first error stops all and is raised."""
-    queue = iter(copies)  # threads can share a list's iterator
-    errors: list[BaseException] = []
+    """Do the work for every copy, in a few threads. An error stops all.
+
+    Of several errors, that of the first copy is raised, so that it is always the same.
+    """
+    queue = iter([*enumerate(copies)])  # threads can share a list's iterator
+    errors: list[tuple[int, BaseException]] = []
 
     def run(ended: threading.Event) -> None:
+        started = 0
         try:
             scratch = _Scratch()
-            for copy in queue:
+            for number, copy in queue:
+                started = number
                 if errors:
                     return
                 work(copy, scratch)
         except BaseException as error:
-            errors.append(error)
+            errors.append((started, error))
         finally:
             ended.set()
 
@@ -276,6 +281,6 @@ def _in_threads(work: Callable[[Copy, _Scratch], None], copies: Iterable[Copy]) 
             try:
                 end.wait()
             except BaseException as error:  # an interrupt, which stops the other threads, too
-                errors.append(error)
+                errors.append((-1, error))
     if errors:
-        raise errors[0]
+        raise min(errors, key=lambda item: item[0])[1]
