@@ -334,7 +334,7 @@ _verify_option = click.option(
     "level",
     metavar="[LEVEL]",
     type=click.Choice([*LEVELS, _HIGHEST]),
-    help="Publish the model only if it passes verify at LEVEL.  [default: the highest that is"
+    help="Publish the result only if it passes verify at LEVEL.  [default: the highest that is"
     " installed]",
 )
 
@@ -442,14 +442,7 @@ def tf2pt(
     help="Allow more embeddings than tokens: the vocabulary gets [unused_...] for the rest.",
 )
 @click.option("--force", is_flag=True, help="Replace the checkpoint in OUT.")
-@click.option(
-    "--verify",
-    "level",
-    metavar="[LEVEL]",
-    type=click.Choice([*LEVELS, _HIGHEST]),
-    help="Publish the checkpoint only if it passes verify at LEVEL.  [default: the highest that is"
-    " installed]",
-)
+@_verify_option
 @_quiet_option
 @_json_option
 @_debug_option
@@ -466,8 +459,8 @@ def pt2tf(
     """Convert the transformers folder MODEL into a TensorFlow checkpoint in the folder OUT.
 
     MODEL may be a URL. OUT gets the checkpoint, the file `checkpoint`, the config and the
-    vocabulary, as Google's code reads them. There is no .meta file: it holds
-    a program's graph, which weights do not have.
+    vocabulary, as Google's code reads them. There is no .meta file: it holds a program's graph,
+    which weights do not have.
 
     \b
     bertconvert pt2tf bert-tiny/ bert-tiny-tf/
@@ -508,7 +501,8 @@ def pt2tf(
 @_source_options
 @_json_option
 @_debug_option
-def roundtrip(ckpt: str, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def roundtrip(ctx: click.Context, /, ckpt: str, as_json: bool, **options: Any) -> None:
     """Convert CKPT to PyTorch and back, and compare the two checkpoints byte for byte.
 
     Both conversions go to a temporary folder (TMPDIR).
@@ -525,7 +519,7 @@ def roundtrip(ckpt: str, as_json: bool, **options: Any) -> None:
         show_json(result)
     else:
         show_roundtrip(result)
-    sys.exit(0 if result.same else 1)
+    ctx.exit(0 if result.same else 1)
 
 
 @cli.command(cls=_Proving)
