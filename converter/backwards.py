@@ -13,6 +13,7 @@ from .checks import MODEL, Checks
 from .errors import PlanError
 from .expressions import evaluate, is_expression
 from .labels import usual_problem_type
+from .layout import CONFIG
 from .mapping import HEADLESS, Architecture, MappingFile, SizeRule, Tie, VariableRule
 from .options import Options
 from .plan import Entry, Plan, choose_architecture, is_empty, loop_sizes, told_sizes
@@ -81,11 +82,7 @@ def plan_back(
     config: Mapping[str, object],
     options: Options,
     vocabulary_size: int | None = None,
-    *,
-    vocabulary_notes: Sequence[str] = (),
-    config_name: str = "config.json",
     config_line: Callable[[str], int | None] = lambda key: None,
-    vocabulary_name: str = "the vocabulary",
 ) -> Plan:
     """Decide what becomes of every tensor of a model.
 
@@ -99,17 +96,14 @@ def plan_back(
         config: the content of the model's config.json.
         options: `head`, `dtype` and `pad_vocab` count.
         vocabulary_size: the number of tokens in the vocabulary, if there is one.
-        vocabulary_notes: what is odd about it, for the message that it does not fit.
-        config_name: the config's name, for messages.
         config_line: gives the line of a key in the config, for messages.
-        vocabulary_name: the vocabulary's name, for messages.
 
     Raises:
         PlanError: with every reason why the parts do not fit together.
         MappingError: the rules expand to too many variables.
     """
     values = _config(config, mapping)
-    named = _named_class(config, mapping, options.head, config_name)
+    named = _named_class(config, mapping, options.head)
     back = _without_rivals(read_backwards(mapping), named)
     names = _with_prefix(canonical_names(tensors), mapping)
     local = {name: tensors[known] for name, known in names.items()}
@@ -139,7 +133,7 @@ def plan_back(
         if pair.group in wanted and not (tensor is None and is_empty(pair, told))
     ]
 
-    checks = Checks(back, values, options, config_name, config_line, source=MODEL)
+    checks = Checks(back, values, options, CONFIG, config_line, source=MODEL)
     checks.check_presence(written, Taken("", local, set(), []), architecture)
     fits = checks.measure(written, loops)
     checks.complete_sizes()
@@ -147,7 +141,7 @@ def plan_back(
         checks.check_expressions(written)
     checks.check_needs(architecture)
     if vocabulary_size is not None:
-        checks.check_vocabulary(vocabulary_size, vocabulary_name, vocabulary_notes)
+        checks.check_vocabulary(vocabulary_size, "the vocabulary", [])
     checks.check_config()
     _check_other_keys(checks)
     activation = _activation(checks)
@@ -169,7 +163,7 @@ def plan_back(
         raise PlanError(*checks.reasons)
     if named is not None and architecture.name != named.name:
         checks.notes.append(
-            f"{config_name} says {named.name}, and the weights are those of {architecture.name}."
+            f"{CONFIG} says {named.name}, and the weights are those of {architecture.name}."
             " All weights are written"
         )
     forwards = {
@@ -217,7 +211,7 @@ def _config(config: Mapping[str, object], mapping: MappingFile) -> dict[str, obj
     if labels:  # their number is that of their names
         key = mapping.size_key(labels)
         names = config.get("id2label")
-        values.pop(key)
+        values.pop(key, None)
         if isinstance(names, dict):
             values[key] = len(names)
         elif config.get(key) is not None:
@@ -226,7 +220,7 @@ def _config(config: Mapping[str, object], mapping: MappingFile) -> dict[str, obj
 
 
 def _named_class(
-    config: Mapping[str, object], mapping: MappingFile, head: str | None, config_name: str
+    config: Mapping[str, object], mapping: MappingFile, head: str | None
 ) -> Architecture | None:
     """The class that the caller names, else the config; None if neither does."""
     if head is not None:
@@ -238,7 +232,7 @@ def _named_class(
     if found is None:
         classes = joined([a.name for a in mapping.architecture])
         raise PlanError(
-            f"{config_name} says that the class is {str(listed[0])!r}, which the mapping"
+            f"{CONFIG} says that the class is {str(listed[0])!r}, which the mapping"
             f" {mapping.name} does not have. It has {classes}. --head chooses what to write, such"
             f" as --head {HEADLESS} for the model without its head"
         )
@@ -301,9 +295,9 @@ def _check_ties(
     tensors: Mapping[str, Variable],
 ) -> None:
     """A reason for each output layer that is not tied, as far as shapes and the config tell."""
-    for tie in shared.values():
-        one, other = tensors[tie.pt], tensors[tie.to]
-        if tie.group in {t.group for t in ties} and one.shape != other.shape:
+    for pair in (shared[tie.pt] for tie in ties if tie.pt in shared):
+        one, other = tensors[pair.pt], tensors[pair.to]
+        if one.shape != other.shape:
             checks.reasons.append(
                 f"{one.name} {list(one.shape)} has another shape than {other.name}"
                 f" {list(other.shape)}. {UNTIED}"

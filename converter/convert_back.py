@@ -25,6 +25,7 @@ from .state_dict import EXPECTED, StateDict, is_weights, open_state_dict
 from .storage.files import Progress
 from .storage.location import DiskPath, Location, Url, parse_location
 from .text import joined, to_json_lines
+from .tokenizers.registry import load_tokenizer
 from .tokenizers.written import Original, original_vocabulary, padded
 
 GLOBAL_STEP = "global_step"
@@ -205,8 +206,7 @@ def open_model(source: Location, options: Options, progress: Progress | None = N
         config.values,
         options,
         len(vocabulary.tokens) if vocabulary is not None else None,
-        config_name=CONFIG,
-        config_line=config.line,
+        config.line,
     )
     if vocabulary is None:
         notes.append("the folder has no vocabulary, so the checkpoint has none")
@@ -292,8 +292,9 @@ def _small_files(model: Model) -> dict[str, bytes]:
     if mapping.files.config is not None:
         files[mapping.files.config.name] = to_json_lines(dict(sorted(model.plan.config.items())))
     if model.vocabulary is not None:
-        rules = [r for r in mapping.vocabularies if r.tokenizer == model.vocabulary.kind]
-        files[rules[0].name] = model.vocabulary.data
+        kind = model.vocabulary.kind
+        names = (rule.name for rule in mapping.vocabularies if rule.tokenizer == kind)
+        files[next(names, load_tokenizer(kind).VOCABULARY)] = model.vocabulary.data
     if model.labels is not None:
         as_lines = all(name == name.strip() and "\n" not in name for name in model.labels)
         text, document = _LABELS
@@ -311,10 +312,9 @@ def _check_ties(model: Model, progress: Progress | None) -> None:
         PlanError: two differ.
         CheckpointError: one can't be read.
     """
-    plan, tensors = model.plan, model.tensors
-    shared = [name for tie in plan.ties for name in (tie.pt, tie.to)]
-    tensors.fetch([*(entry.variable for entry in plan.entries), *shared], progress)
-    untied = [tie for tie in plan.ties if not tensors.same(tie.pt, tie.to)]
+    ties, tensors = model.plan.ties, model.tensors
+    tensors.fetch([name for tie in ties for name in (tie.pt, tie.to)], progress)
+    untied = [tie for tie in ties if not tensors.same(tie.pt, tie.to)]
     if untied:
         raise PlanError(*(f"{tie.pt} differs from {tie.to}. {UNTIED}" for tie in untied))
 

@@ -190,6 +190,12 @@ class TestAConfig:
     ) -> None:
         assert reason in model().reasons(**config)
 
+    def test_need_not_have_what_the_mapping_implies(self, model: Callable[..., Model]) -> None:
+        plain = replace(MAPPINGS["bert"], implied={})
+        squad = model("squad")
+        plan = plan_back(squad.tensors, plain, squad.config, Options())
+        assert variables(plan) == variables(model("squad").plan())
+
     def test_must_tell_the_heads(self, model: Callable[..., Model]) -> None:
         reasons = model().without("num_attention_heads").reasons()
         assert reasons == (

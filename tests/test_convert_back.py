@@ -20,6 +20,7 @@ from bertconvert import (
     open_checkpoint,
     roundtrip,
 )
+from bertconvert.converter.mapping import builtin_mappings
 from bertconvert.converter.verify import back_prover
 
 from .helpers import small_disk
@@ -266,3 +267,12 @@ class TestTheFolder:
         convert_back(converted("encoder"), tmp_path / "out", dtype="float16")
         checkpoint = open_checkpoint(tmp_path / "out")
         assert {variable.tf_dtype for variable in checkpoint.variables.values()} == {"float16"}
+
+    def test_has_a_vocabulary_by_its_usual_name_where_the_mapping_names_no_file(
+        self, converted: Callable[[str], Path], tmp_path: Path
+    ) -> None:
+        text = builtin_mappings()["bert"].read_text()
+        lines = [line for line in text.splitlines() if not line.startswith("vocabulary = {")]
+        (tmp_path / "own.toml").write_text("\n".join(lines))
+        convert_back(converted("encoder"), tmp_path / "out", mapping=str(tmp_path / "own.toml"))
+        assert (tmp_path / "out" / "vocab.txt").exists()
