@@ -21,7 +21,7 @@ from ..text import pip_install
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
-from .record import prepare_again
+from .provenance import prepare_again
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import part_of_class, prove_weights, tensor_names
 

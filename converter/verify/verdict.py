@@ -133,6 +133,22 @@ class Text(Struct, frozen=True):
     lines: int  # that were used
 
 
+class Recording(Struct, frozen=True):
+    """Where a golden record comes from that took the place of the checkpoint."""
+
+    file: str
+    made: str  # when, in UTC: 2026-01-31T12:00:00Z
+    tool: str  # bertconvert and its version
+    tensorflow: str  # the version that computed it
+
+
+class Faulty(Struct, frozen=True):
+    """A part of the model that differs even where it is fed what the original's part before it gave."""
+
+    tensor: str  # the output of the part
+    relative: float  # the difference in float64, relative to the tensor's scale
+
+
 class Verdict(Struct, frozen=True):
     """The outcome of a proof."""
 
@@ -155,6 +171,10 @@ class Verdict(Struct, frozen=True):
     first_output: str  # the first output along the forward pass that differs
     notes: list[str]
     unproved: list[str]  # those of the notes that say what nothing in the checkpoint proves
+    positions: int = 0  # the most of a sequence that outputs were compared at; 0 at level weights
+    record: Recording | None = None  # None where the checkpoint itself was read
+    versions: dict[str, str] = {}  # of Python and of the packages that computed
+    faulty: list[Faulty] = []  # in the order of the forward pass
 
     @property
     def passed(self) -> bool:
