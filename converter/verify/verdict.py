@@ -143,7 +143,7 @@ class Recording(Struct, frozen=True):
 
 
 class Faulty(Struct, frozen=True):
-    """A part of the model that differs even if it is fed what the original's parts before it give."""
+    """A part of the model that differs even if it is fed what the original gives before it."""
 
     tensor: str  # the output of the part
     relative: float  # the difference in float64, relative to the tensor's scale
