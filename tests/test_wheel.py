@@ -157,7 +157,9 @@ def test_the_extra_verify_asks_for_tensorflow_only_where_it_has_packages(
 ) -> None:
     requirements = pytest.importorskip("packaging.requirements")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = map(requirements.Requirement, project["optional-dependencies"]["verify"])
+    extras = project["optional-dependencies"]
+    assert "bertconvert[parity]" in extras["verify"]
+    found = map(requirements.Requirement, [*extras["verify"], *extras["parity"]])
     where = {"sys_platform": system, "platform_machine": machine, "python_version": version}
     names = [one.name for one in found if one.marker is None or one.marker.evaluate(where)]
     assert [name for name in names if name.startswith("tensorflow")] == [package][: bool(package)]
