@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from bertconvert.converter.checkpoint import Variable
+from bertconvert.converter.models.reference import Samples
 
 Array = np.ndarray[Any, Any]
 
@@ -16,6 +17,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+
+
+def everywhere(*inputs: Array) -> Samples:
+    """Sequences that are compared at all positions, padded ones too: their recordings are."""
+    places = np.arange(inputs[0].size)
+    return Samples(*inputs, rows=places, masked=places)
 
 
 class Memory:

@@ -75,6 +75,7 @@ OUTPUTS = {
 }
 BASE_CLASS = "AlbertModel"
 CHOICES = ("AlbertForMultipleChoice",)
+MASKED_LM = "predictions"
 POOLING = ("pooler", "pooler_activation")
 SWAPS = encoder.SWAPS | {
     "norms swapped": ("LayerNorm", "LayerNorm_1"),
@@ -104,6 +105,7 @@ class Settings(encoder.Settings, frozen=True):
 
 
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
 
@@ -137,7 +139,7 @@ def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) 
     hidden = dense(variables, _PROJECTION, _EMBEDDINGS.forward(variables, settings, samples))
     scopes = [_scope(group, n) for group in settings.group_of_layer for n in range(settings.inner)]
     outputs = run_layers(variables, _LAYER, scopes, settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
+    return with_heads(variables, settings, outputs, samples)
 
 
 def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ OUTPUTS = {
 }
 BASE_CLASS = "BertModel"
 CHOICES = ()
+MASKED_LM = "cls.predictions"
 POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 
@@ -73,6 +74,7 @@ class Settings(encoder.Settings, frozen=True):
 
 
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
 
@@ -94,12 +96,12 @@ def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) 
 
     Returns:
         In the order of the forward pass: `embeddings`, `layer_0`, ... [B, T, H], and for the groups
-        of the settings `pooled` [B, H], `mlm_logits` [B, T, V], `nsp_logits` [B, 2], `logits`
+        of the settings `pooled` [B, H], `mlm_logits` [M, V], `nsp_logits` [B, 2], `logits`
         [B, C] or (a token classifier) [B, T, C], `start_logits` and `end_logits` [B, T].
     """
     hidden = settings.EMBEDDINGS.forward(variables, settings, samples)
     outputs = run_layers(variables, settings.LAYER, settings.scopes, settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
+    return with_heads(variables, settings, outputs, samples)
 
 
 def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:

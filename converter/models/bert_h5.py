@@ -51,7 +51,8 @@ _HEADS: dict[str, Head] = {
 }
 
 OUTPUTS = {**bert.OUTPUTS, "BertForMultipleChoice": {"logits": "logits"}}
-BASE_CLASS, POOLING, SWAPS = bert.BASE_CLASS, bert.POOLING, bert.SWAPS
+BASE_CLASS, MASKED_LM = bert.BASE_CLASS, bert.MASKED_LM
+POOLING, SWAPS = bert.POOLING, bert.SWAPS
 CHOICES = ("BertForMultipleChoice",)
 
 
@@ -66,6 +67,7 @@ class Settings(bert.Settings, frozen=True):
 
 names, forward, mistakes = bert.names, bert.forward, bert.mistakes
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training, class_arguments = encoder.without_training, bert.class_arguments
 

@@ -56,6 +56,7 @@ _HEADS: dict[str, Head] = {
 OUTPUTS = bert.OUTPUTS
 BASE_CLASS = bert.BASE_CLASS
 CHOICES = bert.CHOICES
+MASKED_LM = bert.MASKED_LM
 POOLING = bert.POOLING
 SWAPS = encoder.SWAPS
 
@@ -71,6 +72,7 @@ class Settings(bert.Settings, frozen=True):
 
 names, forward, mistakes = bert.names, bert.forward, bert.mistakes
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
 class_arguments = bert.class_arguments

@@ -25,6 +25,7 @@ OUTPUTS = {
 }
 BASE_CLASS = "ElectraModel"
 CHOICES = ()
+MASKED_LM = "generator_predictions"
 POOLING = ()
 SWAPS = encoder.SWAPS
 
@@ -58,6 +59,7 @@ class Settings(encoder.Settings, frozen=True):
 
 
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
 
@@ -81,7 +83,7 @@ def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) 
     if settings.projected:
         hidden = dense(variables, settings.projection, hidden)
     outputs = run_layers(variables, _LAYER, settings.scopes, settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
+    return with_heads(variables, settings, outputs, samples)
 
 
 def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:

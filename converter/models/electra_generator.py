@@ -9,7 +9,8 @@ from .heads import Head, MaskedLM
 from .reference import Architecture
 
 OUTPUTS, BASE_CLASS = electra.OUTPUTS, electra.BASE_CLASS
-CHOICES, POOLING, SWAPS = electra.CHOICES, electra.POOLING, electra.SWAPS
+CHOICES, MASKED_LM = electra.CHOICES, electra.MASKED_LM
+POOLING, SWAPS = electra.POOLING, electra.SWAPS
 
 
 class Settings(electra.Settings, frozen=True):
@@ -28,6 +29,7 @@ class Settings(electra.Settings, frozen=True):
 
 names, forward, mistakes = electra.names, electra.forward, electra.mistakes
 labels, loss, products = electra.labels, electra.loss, electra.products
+by_position = electra.by_position
 activation_words, other_activation = electra.activation_words, electra.other_activation
 without_training, class_arguments = electra.without_training, electra.class_arguments
 

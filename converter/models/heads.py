@@ -20,6 +20,7 @@ from .layers import (
     binary_cross_entropy,
     cross_entropy,
     dense,
+    gathered,
     layer_norm,
     mean_squared_error,
     multiply,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     Rng = np.random.Generator
     Tensors = dict[str, Any]
 
-_MASKED_SHARE = 0.15  # of the tokens, as create_pretraining_data.py has it
-
 
 class Head(Struct, frozen=True):
     """What a group of the mapping computes. It may have no loss."""
@@ -46,7 +45,14 @@ class Head(Struct, frozen=True):
         """The original names of its variables."""
         raise NotImplementedError
 
-    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+    @property
+    def by_position(self) -> tuple[str, ...]:
+        """Its outputs that have a value for each position: [B, T, ...]."""
+        return ()
+
+    def forward(
+        self, variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+    ) -> Tensors:
         """Its outputs, by those before it."""
         raise NotImplementedError
 
@@ -72,7 +78,9 @@ class Pooler(Head, frozen=True):
     def names(self) -> list[str]:
         return [f"{self.scope}/{variable}" for variable in DENSE]
 
-    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+    def forward(
+        self, variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+    ) -> Tensors:
         first = outputs[settings.last_layer][:, 0]
         return {"pooled": tensorflow().tanh(dense(variables, self.scope, first))}
 
@@ -82,7 +90,10 @@ class Pooler(Head, frozen=True):
 
 
 class MaskedLM(Head, frozen=True):
-    """get_masked_lm_output at every position: `mlm_logits` [B, T, V]."""
+    """get_masked_lm_output at the masked positions: `mlm_logits` [M, V].
+
+    At every position there would be 15 million of them in a batch of 512 tokens.
+    """
 
     dense: str  # a scope, as is `norm`
     norm: str
@@ -97,9 +108,11 @@ class MaskedLM(Head, frozen=True):
             self.bias,
         ]
 
-    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
-        x = dense(variables, self.dense, outputs[settings.last_layer])
-        x = activation(settings.activation, x)
+    def forward(
+        self, variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+    ) -> Tensors:
+        x = gathered(outputs[settings.last_layer], samples.masked)
+        x = activation(settings.activation, dense(variables, self.dense, x))
         x = layer_norm(variables, self.norm, x, settings.epsilon)
         return {"mlm_logits": project(x, self.table(variables), variables[self.bias])}
 
@@ -108,10 +121,7 @@ class MaskedLM(Head, frozen=True):
         return variables[self.words]
 
     def labels(self, arrays: Variables, settings: Settings, samples: Samples, rng: Rng) -> Labels:
-        tokens = samples.input_mask > 0
-        masked = tokens & (rng.random(tokens.shape) < _MASKED_SHARE)
-        masked[:, 0] = True  # so that every batch has a label
-        return {"labels": _drawn(rng, arrays[self.bias].shape[0], masked)}
+        return {"labels": rng.integers(0, arrays[self.bias].shape[0], len(samples.masked))}
 
     def loss(self, outputs: Tensors, settings: Settings, labels: Labels) -> Any:
         """The mean over the masked tokens.
@@ -134,7 +144,9 @@ class Linear(Head, frozen=True):
     def names(self) -> list[str]:
         return [self.weights, self.bias]
 
-    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+    def forward(
+        self, variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+    ) -> Tensors:
         function = multiply if self._is_kernel else project
         x, weights = outputs[self._source(settings)], variables[self.weights]
         return self.split(function(x, weights, variables[self.bias]))
@@ -209,6 +221,10 @@ class Tokens(Linear, frozen=True):
 
     pooled: bool = False
 
+    @property
+    def by_position(self) -> tuple[str, ...]:
+        return self.gives
+
     def labels(self, arrays: Variables, settings: Settings, samples: Samples, rng: Rng) -> Labels:
         return _classes(rng, arrays[self.bias].shape[0], samples.input_mask > 0)
 
@@ -237,6 +253,10 @@ class Span(Linear, frozen=True):
     gives: tuple[str, ...] = ("start_logits", "end_logits")
     pooled: bool = False
 
+    @property
+    def by_position(self) -> tuple[str, ...]:
+        return self.gives
+
     def split(self, logits: Any) -> Tensors:
         return dict(zip(self.gives, tensorflow().unstack(logits, axis=-1), strict=True))
 
@@ -260,7 +280,13 @@ class Replaced(Head, frozen=True):
     def names(self) -> list[str]:
         return [f"{scope}/{variable}" for scope in (self.inner, self.outer) for variable in DENSE]
 
-    def forward(self, variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+    @property
+    def by_position(self) -> tuple[str, ...]:
+        return ("logits",)
+
+    def forward(
+        self, variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+    ) -> Tensors:
         x = dense(variables, self.inner, outputs[settings.last_layer])
         x = activation(settings.activation, x)
         return {"logits": tensorflow().squeeze(dense(variables, self.outer, x), -1)}
@@ -297,11 +323,18 @@ def head_names(settings: Settings) -> list[str]:
     return [name for head in _heads(settings) for name in head.names]
 
 
-def with_heads(variables: Variables, settings: Settings, outputs: Tensors) -> Tensors:
+def with_heads(
+    variables: Variables, settings: Settings, outputs: Tensors, samples: Samples
+) -> Tensors:
     """The outputs of an encoder and, after them, those of the heads."""
     for head in _heads(settings):
-        outputs = outputs | head.forward(variables, settings, outputs)
+        outputs = outputs | head.forward(variables, settings, outputs, samples)
     return outputs
+
+
+def by_position(settings: Settings) -> list[str]:
+    """As `Reference` has it."""
+    return [name for head in _heads(settings) for name in head.by_position]
 
 
 def products(variables: Mapping[str, Array], settings: Settings) -> dict[str, Product]:

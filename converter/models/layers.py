@@ -63,6 +63,12 @@ def project(x: Any, weights: Any, bias: Any) -> Any:
     return tf.reshape(flat, [*x.shape[:-1], weights.shape[0]])
 
 
+def gathered(x: Any, places: "Array") -> Any:
+    """gather_indexes of run_pretraining.py: places [M] of the flattened x [B, T, H]: [M, H]."""
+    tf = tensorflow()
+    return tf.gather(tf.reshape(x, [-1, x.shape[-1]]), places)
+
+
 def one_hot_lookup(table: Any, ids: Any) -> Any:
     """Rows of a small table [C, H] by ids [B, T], as modeling.py looks up segments: [B, T, H]."""
     tf = tensorflow()

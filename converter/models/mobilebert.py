@@ -100,7 +100,11 @@ class _First(Head, frozen=True):
         return []
 
     def forward(
-        self, variables: Variables, settings: encoder.Settings, outputs: dict[str, Any]
+        self,
+        variables: Variables,
+        settings: encoder.Settings,
+        outputs: dict[str, Any],
+        samples: Samples,
     ) -> dict[str, Any]:
         return {"pooled": outputs[settings.last_layer][:, 0]}
 
@@ -160,6 +164,7 @@ OUTPUTS = {
 }
 BASE_CLASS = "MobileBertModel"
 CHOICES = ()
+MASKED_LM = "cls.predictions"
 POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 
@@ -173,6 +178,7 @@ class Settings(encoder.Settings, frozen=True):
 
 
 labels, loss, products = heads.labels, heads.loss, heads.products
+by_position = heads.by_position
 activation_words, other_activation = encoder.activation_words, encoder.other_activation
 without_training = encoder.without_training
 
@@ -198,7 +204,7 @@ def forward(variables: Mapping[str, Any], settings: Settings, samples: Samples) 
     """Google's outputs, in evaluation mode, by the names of `bert.forward`."""
     hidden = _EMBEDDINGS.forward(variables, settings, samples)
     outputs = run_layers(variables, _layer(settings), _scopes(settings), settings, hidden, samples)
-    return with_heads(variables, settings, outputs)
+    return with_heads(variables, settings, outputs, samples)
 
 
 def class_arguments(name: str, groups: Collection[str]) -> dict[str, Any]:

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 class Samples(Struct, frozen=True):
-    """Sequences, padded to the longest: int32 [B, T] each, as modeling.py takes them."""
+    """Sequences, padded to the longest: int32 [B, T] each, as modeling.py takes them.
+
+    Positions are those of the flattened [B * T], in ascending order, and never padding.
+    """
 
     input_ids: "Array"
     input_mask: "Array"  # 1 for a token, 0 for padding
     segment_ids: "Array"
+    rows: "Array"  # int64 [R]: where outputs are compared. The first token of each is among them
+    masked: "Array"  # int64 [M], of `rows`: where a masked language model computes its logits
 
 
 class Architecture(Struct, frozen=True):
@@ -67,6 +72,9 @@ class Reference(Protocol):
     BASE_CLASS: str
     # Classes whose inputs are [B, choices, T]: a batch's sequences are the choices of one question.
     CHOICES: Collection[str]
+    # The module of transformers' classes that is the head of a masked language model, or its first
+    # part: what it is given is [B, T, H]. "" if the family has none.
+    MASKED_LM: str
     # The layers of transformers' base model that pool. The first is called as the mapping's group
     # of its variables, and the last gives `pooled`. () if the family has none.
     POOLING: tuple[str, ...]
@@ -89,7 +97,15 @@ class Reference(Protocol):
     def forward(variables: Mapping[str, Any], settings: Any, samples: Samples) -> dict[str, Any]:
         """The outputs in evaluation mode, in the order of the forward pass.
 
-        `embeddings` and `layer_0`, `layer_1`, ... [B, T, H], then those of the heads.
+        `embeddings` and `layer_0`, `layer_1`, ... [B, T, H], then those of the heads. Of a masked
+        language model they are [M, V], at `samples.masked`.
+        """
+
+    @staticmethod
+    def by_position(settings: Any) -> Collection[str]:
+        """The outputs of heads that have a value for each position: [B, T, ...].
+
+        Embeddings and layers have one in any case.
         """
 
     @staticmethod

@@ -15,6 +15,7 @@ from ..text import joined
 from . import torch_model
 from .h5_reader import read_h5
 from .model_folder import ModelFolder
+from .samples import at_rows, first_tokens
 from .tensorflow_reader import read_variables
 from .verdict import (
     ACCURACY_RATIO,
@@ -113,8 +114,7 @@ def prove_outputs(
 ) -> tuple[list[Check], list[Output]]:
     """Compare embeddings, every layer, the pooled output and the logits of every head.
 
-    Every position is compared, padded ones too: both sides define them alike, because attention
-    masks padding only in the keys.
+    What has a value for each position is compared at `rows` of the samples.
 
     Args:
         prepared: the checkpoint and its plan.
@@ -131,6 +131,7 @@ def prove_outputs(
     tables: dict[str, Errors] = {}
     products = reference.products(sides.variables, sides.settings)
     bounds = dict.fromkeys(products, 0.0)
+    by_position = reference.by_position(sides.settings)
     exact, single = as_tensors(sides.variables, "float64"), as_tensors(sides.variables, "float32")
     for samples in sides.samples:
         tf64 = reference.forward(exact, sides.settings, samples)
@@ -138,22 +139,27 @@ def prove_outputs(
         with torch.no_grad():
             pt64, _ = torch_model.forward(sides.torch_float64, reference, samples)
             pt32, _ = torch_model.forward(torch_float32, reference, samples)
+        tf64, pt64, tf32, pt32 = (
+            at_rows(side, by_position, samples) for side in (tf64, pt64, tf32, pt32)
+        )
         for name in dict.fromkeys([*max(tf64, pt64, key=len), *tf64]):
             arrays = [_array(side, name) for side in (tf64, pt64, tf32, pt32)]
             tables[name] = tables.get(name, Errors()).with_batch(*arrays)
         for name, product in products.items():
             x = [_array(side, product.source) for side in (tf64, pt32)]
             if x[0].shape == x[1].shape:
+                if product.first:
+                    x = [array[first_tokens(samples)] for array in x]
                 bounds[name] = max(bounds[name], product_bound(product, *x))
     outputs = judged(tables, bounds)
     return [*_checks(outputs), _loaded(sides)], outputs
 
 
-def _array(side: Mapping[str, Any], name: str) -> "Array":
+def _array(side: "Mapping[str, Array]", name: str) -> "Array":
     """An output; empty if the side has none of that name, such as that of a layer too many."""
     import numpy as np
 
-    return side[name].numpy() if name in side else np.zeros(0)
+    return side[name] if name in side else np.zeros(0)
 
 
 def activation_verdict(sides: Sides) -> Activation | None:
@@ -213,13 +219,11 @@ def product_bound(product: Product, exact: "Array", single: "Array") -> float:
 
     Args:
         product: what is computed.
-        exact: x [..., H] in float64.
+        exact: x [..., H] in float64, of the first tokens if it is made of these.
         single: x as PyTorch computed it in float32.
     """
     import numpy as np
 
-    if product.first:
-        exact, single = exact[:, 0], single[:, 0]
     x, matrix, bias = (cast(array, "float64") for array in (single, product.matrix, product.bias))
     with np.errstate(all="ignore"):  # NaN and infinity are compared elsewhere
         carried = np.abs((x - exact) @ matrix)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """The number of sequences that go through both models, unless the caller says otherwise."""
 
+POSITIONS = 32
+"""The most positions of a sequence at which outputs are compared, unless the caller says so."""
+
 # The last Python that TensorFlow has packages for; pyproject.toml has it, too.
 _LAST_PYTHON = (3, 13)
 _EXTRAS = ("tensorflow", "torch", "transformers")
@@ -325,6 +328,7 @@ def _verify(
         first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
         notes=[*notes, *unproved],
         unproved=unproved,
+        positions=POSITIONS if sequences else 0,
     )
 
 
@@ -367,10 +371,11 @@ def _inputs(
             samples,
             seed,
             vocab_size=sizes["vocabulary"],
-            positions=sizes["positions"],
+            max_length=sizes["positions"],
             segments=sizes["segments"],
             special=_special_ids(prepared),
             pad_id=pad_id,
+            positions=POSITIONS,
         )
         return _Inputs(made, [], None)
     lines = read_lines(text, samples)
@@ -380,8 +385,11 @@ def _inputs(
         tokenizer=prepared.tokenizer,
         vocabulary=prepared.vocabulary,
         do_lower_case=prepared.do_lower_case is not False,
-        positions=sizes["positions"],
+        vocab_size=sizes["vocabulary"],
+        max_length=sizes["positions"],
         pad_id=pad_id,
+        positions=POSITIONS,
+        seed=seed,
     )
     same = "both tokenizers give the same ids"
     check = Check("outputs", "tokenizers", not differs, differs or same)

@@ -1,6 +1,6 @@
 """The sequences that go through both models."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _ROWS = 8  # of a batch, so that memory stays bounded whatever the number of samples
-_SHORT = 64  # tokens: the longest of the ragged sequences
+_SHORT = 32  # tokens: the longest of the ragged sequences
+_MOST_LOGITS = 2**19 // 8  # of a masked language model in a batch: half a MiB in float64
 
 
 def seeded_samples(
@@ -24,10 +25,11 @@ def seeded_samples(
     seed: int,
     *,
     vocab_size: int,
-    positions: int,
+    max_length: int,
     segments: int,
     special: Mapping[Role, int],
     pad_id: int | None,
+    positions: int,
 ) -> list[Samples]:
     """Sequences that no training set has, but that reach every part of the model.
 
@@ -38,32 +40,33 @@ def seeded_samples(
 
     Args:
         samples: how many sequences.
-        seed: of the random numbers.
-        vocab_size, positions, segments: rows of the three embedding tables.
+        seed: of the random numbers. It gives the same sequences everywhere.
+        vocab_size, max_length, segments: rows of the three embedding tables.
         special: the ids of the special tokens, to put them where they belong.
         pad_id: the id of the padding token; None if there is none.
+        positions: the most of each sequence that outputs are compared at.
     """
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng = _rng(seed)
     others = np.arange(vocab_size)
     if pad_id is not None and vocab_size > 1:
         others = np.delete(others, pad_id)
-    longest = max(2, min(_SHORT, positions))
+    longest = max(2, min(_SHORT, max_length))
     batches = []
     for first in range(0, samples, _ROWS):
-        lengths = rng.integers(2, longest + 1, size=min(_ROWS, samples - first))
+        lengths = _integers(rng, 2, longest + 1, min(_ROWS, samples - first))
         if len(lengths) > 1:
             lengths[1] = 1
         # The long one goes alone, so that the others need no padding up to it.
-        long = np.array([positions])
+        long = np.array([max_length])
         for rows in filter(len, (long, lengths[1:])):
             sequences = [
                 _sequence(rng, length, others, special, segments if row % 3 < 2 else 1)
                 for row, length in enumerate(rows)
             ]
             batches.append(_padded(sequences, pad_id))
-    return batches
+    return _placed(batches, seed, vocab_size, positions)
 
 
 def text_samples(
@@ -73,8 +76,11 @@ def text_samples(
     tokenizer: str,
     vocabulary: tuple[str, ...] | None,
     do_lower_case: bool,
-    positions: int,
+    vocab_size: int,
+    max_length: int,
     pad_id: int | None,
+    positions: int,
+    seed: int,
 ) -> tuple[list[Samples], str]:
     """Lines of a text, through the original tokenizer and through the folder's.
 
@@ -84,8 +90,11 @@ def text_samples(
         tokenizer: the mapping's kind of tokenizer.
         vocabulary: the checkpoint's.
         do_lower_case: for the original tokenizer.
-        positions: longer sequences are cut to it.
+        vocab_size: rows of the table of words.
+        max_length: longer sequences are cut to it.
         pad_id: the id of the padding token; None if there is none.
+        positions: the most of each sequence that outputs are compared at.
+        seed: of the choice of those positions.
 
     Returns:
         Samples with the original tokenizer's ids, and what differs in the first line for which the
@@ -106,14 +115,14 @@ def text_samples(
     rows, differs = [], ""
     for number, line in enumerate(lines, 1):
         try:
-            ids = original.encode_alone(line, vocabulary, do_lower_case, positions)
+            ids = original.encode_alone(line, vocabulary, do_lower_case, max_length)
         except KeyError as error:
             raise VerificationError(
                 f"--text: line {number} can't be encoded by the original rules, because the"
                 f" vocabulary has no {error.args[0]}"
             ) from None
         try:
-            other = loaded(line, truncation=True, max_length=positions)["input_ids"]
+            other = loaded(line, truncation=True, max_length=max_length)["input_ids"]
         except Exception as error:  # whatever it raises, the folder caused it
             other = [str(error)]
         if ids != other and not differs:
@@ -123,7 +132,35 @@ def text_samples(
     if not rows:
         raise VerificationError("--text: the tokenizer gives no token for any line")
     chunks = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
-    return [_padded(chunk, pad_id) for chunk in chunks], differs
+    batches = [_padded(chunk, pad_id) for chunk in chunks]
+    return _placed(batches, seed, vocab_size, positions), differs
+
+
+def at_rows(
+    outputs: Mapping[str, Any], by_position: Collection[str], samples: Samples
+) -> "dict[str, Array]":
+    """Either side's outputs as numpy arrays, at the positions that are compared: [R, ...].
+
+    Those that have no value for each position are whole.
+
+    Args:
+        outputs: tensors of TensorFlow or of torch, by the names of `Reference.forward`.
+        by_position: as `Reference` has it.
+        samples: what went in.
+    """
+    found = {}
+    for name, tensor in outputs.items():
+        array = tensor.numpy()
+        if name in by_position or name == "embeddings" or name.startswith("layer_"):
+            array = array.reshape(-1, *array.shape[2:])[samples.rows]
+        found[name] = array
+    return found
+
+
+def first_tokens(samples: Samples) -> "Array":
+    """Which of `samples.rows` are the first token of a sequence: bool [R]."""
+    chosen: Array = samples.rows % samples.input_ids.shape[1] == 0
+    return chosen
 
 
 def read_lines(path: Path, most: int) -> list[str]:
@@ -143,15 +180,16 @@ def read_lines(path: Path, most: int) -> list[str]:
 
 
 def _sequence(
-    rng: "np.random.Generator",
+    rng: "np.random.RandomState",
     length: int,
     others: "Array",
     special: Mapping[Role, int],
     segments: int,
 ) -> tuple[list[int], list[int]]:
     """Ids and segments of one text or of two: cls a sep, or cls a sep b sep."""
-    ids = rng.choice(others, size=length).tolist()
-    split = int(rng.integers(length // 2, length)) if length > 4 and segments > 1 else length
+    ids = others[_integers(rng, 0, len(others), length)].tolist()
+    pair = length > 4 and segments > 1
+    split = int(_integers(rng, length // 2, length, 1)[0]) if pair else length
     places: tuple[tuple[int, Role], ...] = (
         (2, "mask_token"),
         (3, "unk_token"),
@@ -165,7 +203,10 @@ def _sequence(
     return ids, [0] * split + [1] * (length - split)
 
 
-def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int | None) -> Samples:
+def _padded(
+    rows: list[tuple[list[int], list[int]]], pad_id: int | None
+) -> "tuple[Array, Array, Array]":
+    """Ids, mask and segments as arrays [B, T]."""
     import numpy as np
 
     width = max(len(ids) for ids, _ in rows)
@@ -176,4 +217,52 @@ def _padded(rows: list[tuple[list[int], list[int]]], pad_id: int | None) -> Samp
         input_ids[row, : len(ids)] = ids
         input_mask[row, : len(ids)] = 1
         segment_ids[row, : len(ids)] = segments
-    return Samples(input_ids, input_mask, segment_ids)
+    return input_ids, input_mask, segment_ids
+
+
+def _placed(
+    batches: "list[tuple[Array, Array, Array]]", seed: int, vocab_size: int, positions: int
+) -> list[Samples]:
+    """Batches with the positions at which outputs are compared.
+
+    The first token of each sequence is always among them, because the pooled output is made of it.
+    """
+    import numpy as np
+
+    most_masked = max(1, _MOST_LOGITS // vocab_size)
+    placed = []
+    for number, (input_ids, input_mask, segment_ids) in enumerate(batches):
+        rng = _rng([seed, number])  # so that what is compared changes no sequence
+        width = input_ids.shape[1]
+        rows, masked = [], []
+        for row, length in enumerate(input_mask.sum(axis=1).tolist()):
+            others = rng.permutation(np.arange(1, length))[: positions - 1]
+            chosen = row * width + np.array([0, *sorted(others)])
+            rows += chosen.tolist()
+            masked.append(rng.permutation(chosen).tolist())
+        # One of each sequence in turn, until there are enough.
+        turns = sorted(
+            (turn, order, place)
+            for order, row in enumerate(rng.permutation(np.arange(len(masked))))
+            for turn, place in enumerate(masked[row])
+        )
+        places = sorted(place for _, _, place in turns[:most_masked])
+        compared = np.array(rows, np.int64), np.array(places, np.int64)
+        placed.append(Samples(input_ids, input_mask, segment_ids, *compared))
+    return placed
+
+
+def _rng(seed: int | list[int]) -> "np.random.RandomState":
+    """A source of random numbers that no version of NumPy changes, as it may change `Generator`."""
+    import numpy as np
+
+    return np.random.RandomState(np.random.MT19937(seed))
+
+
+def _integers(rng: "np.random.RandomState", low: int, high: int, size: int) -> "Array":
+    """Random integers from `low` up to, and not including, `high`."""
+    import numpy as np
+
+    # Without a dtype, they would be drawn as C's `long`, which has 32 bits on some platforms.
+    found: Array = rng.randint(low, high, size, dtype=np.int64)
+    return found

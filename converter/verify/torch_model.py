@@ -72,7 +72,8 @@ def forward(
 ) -> tuple[dict[str, Any], Any]:
     """The outputs by the names of `Reference.forward`, and the loss if there are labels.
 
-    Every output is a torch tensor that can be differentiated.
+    A masked language model computes its logits at `samples.masked` only, and so [M, V], as
+    TensorFlow's side does. Every output is a torch tensor that can be differentiated.
 
     Raises:
         VerificationError: the model does not run, such as one whose config asks for other layers.
@@ -95,6 +96,12 @@ def forward(
         for layer in last
         if layer is not None
     ]
+    masked = torch.from_numpy(samples.masked)
+    head = _masked_lm(model, reference)
+    if head is not None:
+        hooks.append(
+            head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[masked][None],))
+        )
     try:
         outputs = model(**given, output_hidden_states=True, **labels)
     except Exception as error:  # whatever it raises, the folder caused it
@@ -109,8 +116,15 @@ def forward(
     if pooled:
         named["pooled"] = pooled[0]
     named |= {ours: outputs[theirs] for theirs, ours in reference.OUTPUTS[name].items()}
+    if head is not None:
+        named["mlm_logits"] = named["mlm_logits"][0]
     return named, outputs.get("loss")
 
 
 def _layer(model: Any, name: str) -> Any | None:
     return getattr(model.base_model, name, None)
+
+
+def _masked_lm(model: Any, reference: Reference) -> Any | None:
+    """The head of a masked language model, if the class has one."""
+    return dict(model.named_modules()).get(reference.MASKED_LM)

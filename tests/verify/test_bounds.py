@@ -4,27 +4,51 @@ import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from bertconvert.converter.models.reference import Product, Samples
 from bertconvert.converter.tokenizers.registry import Role
 from bertconvert.converter.verify import report, verify
 from bertconvert.converter.verify.gradients import _gradient
 from bertconvert.converter.verify.outputs import Errors, judged, largest, product_bound
-from bertconvert.converter.verify.samples import seeded_samples
+from bertconvert.converter.verify.samples import at_rows, first_tokens, seeded_samples
 from bertconvert.converter.verify.verdict import Match, Output, relative, ulp
 
 MATCH = Match("t", "v", "v", "encoder", "identity", (2,), (2,), "float32", False, True, 0)
 SPECIAL: dict[Role, int] = {"unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
 
 
-def batches(samples: int, seed: int = 0) -> list[Samples]:
+def batches(samples: int, seed: int = 0, positions: int = 32) -> list[Samples]:
     return seeded_samples(
-        samples, seed, vocab_size=1000, positions=512, segments=2, special=SPECIAL, pad_id=0
+        samples,
+        seed,
+        vocab_size=1000,
+        max_length=512,
+        segments=2,
+        special=SPECIAL,
+        pad_id=0,
+        positions=positions,
     )
+
+
+def few(samples: int = 8, **changes: Any) -> list[Samples]:
+    """Sequences of a vocabulary without special tokens."""
+    usual = {"segments": 1, "special": {}, "pad_id": 0, "positions": 32}
+    return seeded_samples(samples, 0, **(usual | changes))
+
+
+class Tensor:
+    """What tensors of both libraries have."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        return self.array
 
 
 def output(errors: Errors) -> Output:
@@ -123,15 +147,15 @@ def test_factors_of_fewer_bits_are_over_the_bound_of_a_product(terms: int) -> No
 
 
 def test_the_bound_of_a_product_has_the_error_that_came_with_its_input() -> None:
-    exact = np.array([[[1.0, -1.0], [1e6, 1e6]]])
+    exact = np.array([[1.0, -1.0], [1e6, 1e6]])
     single = (exact + 0.5).astype(np.float32)
-    kernel, bias = np.array([[1.0], [1.0]]), np.zeros(1)
-    first = product_bound(Product("layer_1", kernel, bias, first=True), exact, single)
+    product = Product("layer_1", np.array([[1.0], [1.0]]), np.zeros(1))
+    first = product_bound(product, exact[:1], single[:1])
     assert 1.0 <= first <= 1.0 + 1e-6
-    assert product_bound(Product("layer_1", kernel, bias), exact, single) > 1.1
+    assert product_bound(product, exact, single) > 1.1
     broken = single.copy()
-    broken[0, 1] = np.nan
-    assert product_bound(Product("layer_1", kernel, bias), exact, broken) == first
+    broken[1] = np.nan
+    assert product_bound(product, exact, broken) == first
 
 
 def test_nan_and_infinity_are_the_same_only_at_the_same_places() -> None:
@@ -183,20 +207,69 @@ def test_as_many_sequences_as_were_asked_for(samples: int) -> None:
     assert sum(len(batch.input_ids) for batch in batches(samples)) == samples
 
 
-def test_a_seed_decides_the_sequences() -> None:
-    pairs = zip(batches(8), batches(8), strict=True)
-    assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in pairs)
-    assert not np.array_equal(batches(8)[0].input_ids, batches(8, seed=1)[0].input_ids)
+def test_a_seed_decides_the_sequences_and_the_positions() -> None:
+    for one, other in zip(batches(8), batches(8), strict=True):
+        assert all(map(np.array_equal, astuple(one), astuple(other)))
+    for one, other in zip(batches(8), batches(8, seed=1), strict=True):
+        assert not np.array_equal(one.input_ids, other.input_ids)
+    assert not np.array_equal(batches(8)[0].rows, batches(8, seed=1)[0].rows)
+
+
+def test_the_sequences_of_a_seed_never_change() -> None:
+    long, ragged = batches(8)
+    assert long.input_ids[0, :6].tolist() == [2, 694, 4, 1, 643, 809]
+    assert long.rows[:6].tolist() == [0, 18, 28, 41, 68, 74]
+    assert ragged.input_mask.sum(axis=1).tolist() == [1, 16, 4, 22, 30, 28, 8]
+    assert ragged.masked[:6].tolist() == [0, 30, 31, 33, 34, 35]
+
+
+def test_how_many_positions_are_compared_changes_no_sequence() -> None:
+    for one, other in zip(batches(8), batches(8, positions=1), strict=True):
+        assert all(map(np.array_equal, astuple(one)[:3], astuple(other)[:3]))
+
+
+@pytest.mark.parametrize("positions", [1, 4, 32, 512, 1000])
+def test_each_sequence_is_compared_at_its_first_token_and_others(positions: int) -> None:
+    for batch in batches(20, positions=positions):
+        count, width = batch.input_ids.shape
+        assert batch.rows.dtype == np.int64 and (np.diff(batch.rows) > 0).all()
+        assert batch.input_mask.ravel()[batch.rows].all()
+        lengths = batch.input_mask.sum(axis=1)
+        found = np.bincount(batch.rows // width, minlength=count)
+        assert found.tolist() == np.minimum(lengths, positions).tolist()
+        first = batch.rows[first_tokens(batch)]
+        assert first.tolist() == (width * np.arange(count)).tolist()
+
+
+@pytest.mark.parametrize(("vocab_size", "most"), [(9, 7281), (1000, 65), (30522, 2), (99999, 1)])
+def test_logits_of_a_vocabulary_are_computed_at_few_positions(vocab_size: int, most: int) -> None:
+    for batch in few(20, vocab_size=vocab_size, max_length=64):
+        assert batch.masked.dtype == np.int64 and (np.diff(batch.masked) > 0).all()
+        assert len(batch.masked) == min(most, len(batch.rows))
+        assert set(batch.masked) <= set(batch.rows)
+        sequences = set(batch.masked // batch.input_ids.shape[1])
+        assert len(sequences) == min(most, len(batch.input_ids))
+
+
+def test_an_output_is_taken_at_the_positions_if_it_has_a_value_for_each() -> None:
+    batch = Samples(*3 * [np.ones((2, 3), np.int32)], np.array([0, 2, 3]), np.array([2]))
+    states = np.arange(6).reshape(2, 3, 1)
+    square, scores = np.arange(6).reshape(2, 3), np.arange(6).reshape(2, 3)
+    outputs = {"embeddings": states, "layer_11": states, "pooled": square, "logits": scores}
+    found = at_rows({n: Tensor(array) for n, array in outputs.items()}, ["logits"], batch)
+    assert found["embeddings"].tolist() == found["layer_11"].tolist() == [[0], [2], [3]]
+    assert found["pooled"].tolist() == square.tolist()
+    assert found["logits"].tolist() == [0, 2, 3]
 
 
 def test_a_vocabulary_may_lack_special_tokens() -> None:
-    found = seeded_samples(8, 0, vocab_size=9, positions=4, segments=1, special={}, pad_id=0)
+    found = few(vocab_size=9, max_length=4)
     assert all(batch.input_ids.max() < 9 and not batch.segment_ids.any() for batch in found)
 
 
 @pytest.mark.parametrize("pad_id", [0, 7, None])
 def test_the_padding_token_is_never_among_tokens(pad_id: int | None) -> None:
-    found = seeded_samples(64, 0, vocab_size=9, positions=16, segments=1, special={}, pad_id=pad_id)
+    found = few(64, vocab_size=9, max_length=16, pad_id=pad_id)
     tokens = {int(i) for batch in found for i in batch.input_ids[batch.input_mask > 0]}
     assert tokens == set(range(9)) - {pad_id}
     padding = {int(i) for batch in found for i in batch.input_ids[batch.input_mask == 0]}
@@ -204,7 +277,7 @@ def test_the_padding_token_is_never_among_tokens(pad_id: int | None) -> None:
 
 
 def test_a_vocabulary_may_have_nothing_but_padding() -> None:
-    assert seeded_samples(8, 0, vocab_size=1, positions=4, segments=1, special={}, pad_id=0)
+    assert few(vocab_size=1, max_length=4)
 
 
 def test_names_that_xml_does_not_allow_are_escaped(
