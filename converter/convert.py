@@ -13,13 +13,12 @@ from .. import __version__
 from .checkpoint import Checkpoint
 from .checkpoint.discover import checkpoint_files
 from .checkpoint.names import INDEX, is_index
-from .companions import base_name
 from .errors import OutputError
 from .labels import generic_name
 from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
 from .model_card import model_card
 from .options import DEFAULTS, Options, make_options
-from .prepare import Prepared, SourceFile, prepare
+from .prepare import Prepared, data_files, prepare
 from .safetensors_writer import write_safetensors, write_torch
 from .storage.files import Progress
 from .storage.location import Location, parse_location
@@ -193,12 +192,11 @@ def _config(prepared: Prepared) -> dict[str, object]:
 
 def _provenance(prepared: Prepared) -> dict[str, object]:
     plan, checkpoint = prepared.plan, prepared.checkpoint
-    data = [SourceFile("data", base_name(file), file.size) for file in checkpoint.data_files()]
     return {
         "version": 1,  # of this file's form
         "tool": f"bertconvert {__version__}",
         "mapping": {"name": plan.mapping, "sha256": prepared.mapping_sha256},
-        "sources": [*prepared.sources, *data],
+        "sources": [*prepared.sources, *data_files(checkpoint)],
         "architecture": plan.architecture.name,
         "groups": plan.groups,
         "scope": plan.scope,

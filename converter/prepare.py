@@ -43,10 +43,9 @@ class SourceFile(Struct, frozen=True, omit_defaults=True):
     sha256: str = ""  # of small files; the tensors in a data file have checksums of their own
 
 
-class Prepared(Struct, frozen=True):
-    """A conversion that is planned, before any tensor is read. A proof takes it as it is."""
+class Planned(Struct, frozen=True):
+    """What a conversion will do, apart from the checkpoint. A golden record holds it."""
 
-    checkpoint: Checkpoint
     options: Options
     mapping: MappingFile
     mapping_sha256: str
@@ -59,6 +58,12 @@ class Prepared(Struct, frozen=True):
     labels: tuple[str, ...] | None  # by id; None if nothing names them
     sources: list[SourceFile]  # the index, the config and the vocabulary
     notes: list[str]  # facts that a person should know
+
+
+class Prepared(Planned, frozen=True, kw_only=True):
+    """A conversion that is planned, before any tensor is read. A proof takes it as it is."""
+
+    checkpoint: Checkpoint
 
 
 def prepare(
@@ -314,6 +319,15 @@ def source_file(role: str, file: File) -> SourceFile:
     small = file.size <= LARGEST_TEXT  # the index of a V1 checkpoint has the data, too
     digest = hashlib.sha256(file.read(0, file.size)).hexdigest() if small else ""
     return SourceFile(role, base_name(file), file.size, digest)
+
+
+def data_files(checkpoint: Checkpoint) -> list[SourceFile]:
+    """The records of a checkpoint's data files.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    return [SourceFile("data", base_name(file), file.size) for file in checkpoint.data_files()]
 
 
 def _other_model(checkpoint: Checkpoint, mapping: MappingFile | None, options: Options) -> str:

@@ -4,17 +4,17 @@ A cause is named if a known mistake, made on purpose with the checkpoint's numbe
 what the folder has: bit for bit for a tensor, within the bound of `outputs` for a forward pass.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from ..prepare import Prepared
+from ..prepare import Planned
 from ..transforms import TRANSFORMS, to_tensorflow
 from . import torch_model
 from .model_folder import ModelFolder
-from .outputs import Sides, as_tensors, cast, largest
+from .outputs import Sides, as_tensors, largest
+from .variables import Variables, cast, sha256
 from .verdict import SAME_FUNCTION, Cause, Match, relative
 from .weights import tensor_names
 
@@ -31,7 +31,8 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def tensor_causes(
-    prepared: Prepared,
+    planned: Planned,
+    variables: Variables,
     folder: ModelFolder,
     matches: list[Match],
     swaps: Mapping[str, tuple[str, ...]],
@@ -39,20 +40,21 @@ def tensor_causes(
     """Why tensors differ from their variables, or are missing.
 
     Args:
-        prepared: the checkpoint and its plan.
+        planned: the conversion.
+        variables: those of the checkpoint.
         folder: the model folder.
         matches: the tensors.
         swaps: a kind of mistake -> the words of names that it swaps.
     """
     wrong = [match for match in matches if not match.same]
-    names = tensor_names(prepared, folder.tensors)
-    needed = [*names, *prepared.plan.empty]
+    names = tensor_names(planned, folder.tensors)
+    needed = [*names, *planned.plan.empty]
     missing = [name for name in needed if name not in folder.tensors]
     found: dict[str, list[tuple[str, str]]] = {}
     if wrong:
-        index, skipped = _Digests(prepared, matches), _Skipped(prepared)
+        index, skipped = _Digests(variables, matches), _Skipped(planned, variables)
         for match in wrong:
-            kind, text = _recognize(prepared, folder, match, index, swaps)
+            kind, text = _recognize(variables, folder, match, index, swaps)
             if kind in ("unknown", "shape") and (reason := skipped.reason(folder, match)):
                 kind, text = "skipped variables", f"holds what was skipped: {reason}"
             found.setdefault(kind, []).append((match.tensor, text))
@@ -112,29 +114,31 @@ def gradient_causes(sides: Sides, pad_id: int | None, first: str) -> list[Cause]
 
 
 class _Digests:
-    """Which variable has which bytes, as it is and transposed, cast to a dtype of the folder."""
+    """Which variables have which bytes, cast to the dtype of the folder's tensor."""
 
-    def __init__(self, prepared: Prepared, matches: list[Match]) -> None:
-        self._found: dict[bytes, list[tuple[str, str]]] = {}
+    def __init__(self, variables: Variables, matches: list[Match]) -> None:
+        self._found: dict[str | None, list[str]] = {}
         for match in matches:
-            array = cast(prepared.checkpoint[match.variable].reshape(match.merged), match.dtype)
-            for op, transform in TRANSFORMS.items():
-                if array.ndim in transform.ranks:
-                    key = _digest(transform.apply(array))
-                    self._found.setdefault(key, []).append((match.name, op))
+            digest = variables.digest(match.variable, match.dtype)
+            self._found.setdefault(digest, []).append(match.name)
 
     def of(self, tensor: "Array") -> list[tuple[str, str]]:
         """The variables that a tensor could be, each with the op that makes it."""
-        return self._found.get(_digest(tensor), [])
+        return [
+            (name, op)
+            for op, transform in TRANSFORMS.items()
+            if tensor.ndim in transform.ranks
+            for name in self._found.get(sha256(to_tensorflow(tensor, op)), [])
+        ]
 
 
 class _Skipped:
     """The variables that were skipped, such as another model's. Each is read once, if at all."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._checkpoint = prepared.checkpoint
-        self._dropped = prepared.plan.dropped
-        self._digests: dict[tuple[str, str, str], bytes] = {}
+    def __init__(self, planned: Planned, variables: Variables) -> None:
+        self._variables = variables
+        self._dropped = planned.plan.dropped
+        self._digests: dict[tuple[str, str], str | None] = {}
 
     def reason(self, folder: ModelFolder, match: Match) -> str:
         """Why the variable was skipped that a tensor has the bytes of; "" if it has those of none.
@@ -142,31 +146,21 @@ class _Skipped:
         Only variables of the right shape are read.
         """
         tensor, shape = folder.tensors[match.tensor], TRANSFORMS[match.op].shape
-        digest = _digest(tensor)
+        digest = sha256(to_tensorflow(tensor, match.op))
         for drop in self._dropped:
-            variable = self._checkpoint.variables[drop.variable]
+            variable = self._variables.described[drop.variable]
             if len(variable.shape) != tensor.ndim or shape(variable.shape) != tensor.shape:
                 continue
-            key = (drop.variable, match.op, match.dtype)
+            key = (drop.variable, match.dtype)
             if key not in self._digests:
-                array = cast(self._checkpoint[drop.variable], match.dtype)
-                self._digests[key] = _digest(TRANSFORMS[match.op].apply(array))
+                self._digests[key] = self._variables.digest(*key)
             if self._digests[key] == digest:
                 return drop.reason
         return ""
 
 
-def _digest(array: "Array") -> bytes:
-    import numpy as np
-
-    data = np.ascontiguousarray(array)
-    digest = hashlib.blake2b(repr(data.shape).encode(), digest_size=16)
-    digest.update(data.view(np.uint8).data)
-    return digest.digest()
-
-
 def _recognize(
-    prepared: Prepared,
+    variables: Variables,
     folder: ModelFolder,
     match: Match,
     index: _Digests,
@@ -176,9 +170,8 @@ def _recognize(
     import numpy as np
 
     tensor = folder.tensors[match.tensor]
-    source = prepared.checkpoint[match.variable].reshape(match.merged)
-    variable = cast(source, match.dtype)
-    if not np.any(tensor) and np.any(variable):
+    whole = variables.read(match.variable)
+    if not np.any(tensor) and (whole is None or np.any(cast(whole, match.dtype))):
         return "zeroed", "all zeros"
     candidates = index.of(tensor)
     if any(name == match.name and op != match.op for name, op in candidates):
@@ -193,13 +186,16 @@ def _recognize(
     back = to_tensorflow(tensor, match.op)
     if tensor.size > 1 and np.all(tensor == tensor.flat[0]):
         return "constant", f"every number is {float(tensor.flat[0]):g}"
-    if back.shape != variable.shape:
-        expected = TRANSFORMS[match.op].shape(variable.shape)
+    if back.shape != match.merged:
+        expected = TRANSFORMS[match.op].shape(match.merged)
         return "shape", f"has the shape {list(tensor.shape)}; the variable gives {list(expected)}"
-    whole = cast(prepared.checkpoint[match.variable], match.dtype)
-    if _is_merged_otherwise(tensor, back, whole):
+    if whole is None:
+        return "unknown", "its numbers differ; a record has checksums, and not the numbers"
+    source, held = whole.reshape(match.merged), cast(whole, match.dtype)
+    if _is_merged_otherwise(tensor, back, held):
         text = f"merges the variable's dimensions {list(whole.shape)} in another order"
         return "dimensions in another order", text
+    variable = held.reshape(match.merged)
     for recognize in _NUMBERS:
         found = recognize(back, variable, source)
         if found is not None:

@@ -1,6 +1,5 @@
 """Level weights, besides the tensors: config.json, tokenizer and provenance fit the checkpoint."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -12,11 +11,12 @@ from ..errors import PlanError
 from ..labels import generic_name, usual_problem_type
 from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
 from ..mapping import SizeRule, same_function
-from ..prepare import Prepared, source_file
+from ..prepare import Planned, SourceFile
 from ..text import joined, listed
 from ..tokenizers.registry import Role, Tokenizer, load_tokenizer
 from ..tokenizers.written import Written, read_written
 from .model_folder import ModelFolder, Provenance
+from .variables import Variables
 from .verdict import Check, Match
 
 _MOST_SHOWN = 4
@@ -30,11 +30,14 @@ class Metadata(Struct, frozen=True):
     unproved: list[str]  # what nothing in the checkpoint tells
 
 
-def prove_metadata(prepared: Prepared, folder: ModelFolder, matches: list[Match]) -> Metadata:
+def prove_metadata(
+    planned: Planned, variables: Variables, folder: ModelFolder, matches: list[Match]
+) -> Metadata:
     """Check config, tokenizer and provenance against the checkpoint.
 
     Args:
-        prepared: the checkpoint and its plan.
+        planned: the conversion.
+        variables: those of the checkpoint.
         folder: the model folder.
         matches: the tensors, as `prove_weights` found them.
 
@@ -43,27 +46,25 @@ def prove_metadata(prepared: Prepared, folder: ModelFolder, matches: list[Match]
     """
     notes: list[str] = []
     unproved: list[str] = []
-    checks = [_config(prepared, folder, notes, unproved)]
-    checks += _tokenizer(prepared, folder, notes, unproved)
+    checks = [_config(planned, folder, notes, unproved)]
+    checks += _tokenizer(planned, folder, notes, unproved)
     if folder.provenance is None:
         notes.append(f"{PROVENANCE} is missing, so the origin of OUT was not checked")
     else:
-        checks.append(_provenance(prepared, folder, folder.provenance, matches, notes))
+        checks.append(_provenance(planned, variables, folder, folder.provenance, matches, notes))
     return Metadata(checks, notes, unproved)
 
 
-def _config(
-    prepared: Prepared, folder: ModelFolder, notes: list[str], unproved: list[str]
-) -> Check:
-    wrong = [*_sizes(prepared, folder), *_values(prepared, folder)]
-    wrong += _special_rows(prepared, folder, unproved)
-    wrong += [*_labels(prepared, folder, notes), *_problem_type(prepared, folder, unproved)]
-    wrong += _activation(prepared, folder)
+def _config(planned: Planned, folder: ModelFolder, notes: list[str], unproved: list[str]) -> Check:
+    wrong = [*_sizes(planned, folder), *_values(planned, folder)]
+    wrong += _special_rows(planned, folder, unproved)
+    wrong += [*_labels(planned, folder, notes), *_problem_type(planned, folder, unproved)]
+    wrong += _activation(planned, folder)
     return _check(CONFIG, wrong, "sizes, heads, constants and activation fit the checkpoint")
 
 
-def _sizes(prepared: Prepared, folder: ModelFolder) -> list[str]:
-    mapping, sizes = prepared.mapping, prepared.plan.sizes
+def _sizes(planned: Planned, folder: ModelFolder) -> list[str]:
+    mapping, sizes = planned.mapping, planned.plan.sizes
     wrong = []
     for symbol, rule in mapping.sizes.items():
         key = mapping.size_key(symbol)
@@ -73,7 +74,7 @@ def _sizes(prepared: Prepared, folder: ModelFolder) -> list[str]:
         if symbol == mapping.roles.labels:  # transformers keeps the number of labels as their names
             labels = folder.config.get("id2label")
             stated = len(labels) if isinstance(labels, dict) else mapping.implied.get(key)
-        told = not isinstance(rule, SizeRule) or _is_told(prepared, symbol)
+        told = not isinstance(rule, SizeRule) or _is_told(planned, symbol)
         if stated != expected and told:
             wrong.append(f"{key} is {stated}, but the checkpoint has {expected}")
         elif stated != expected and isinstance(rule, SizeRule):
@@ -84,19 +85,19 @@ def _sizes(prepared: Prepared, folder: ModelFolder) -> list[str]:
     return wrong
 
 
-def _is_told(prepared: Prepared, symbol: str) -> bool:
+def _is_told(planned: Planned, symbol: str) -> bool:
     """Whether the source's config or the caller tells a size that no variable does."""
-    key = prepared.mapping.size_key(symbol)
-    roles, options = prepared.mapping.roles, prepared.options
+    key = planned.mapping.size_key(symbol)
+    roles, options = planned.mapping.roles, planned.options
     by_caller = {roles.heads: options.num_heads, roles.layers: options.num_layers}.get(symbol)
-    return by_caller is not None or (prepared.config or {}).get(key) is not None
+    return by_caller is not None or (planned.config or {}).get(key) is not None
 
 
-def _values(prepared: Prepared, folder: ModelFolder) -> list[str]:
-    config, mapping = folder.config, prepared.mapping
-    planned = prepared.plan.config
+def _values(planned: Planned, folder: ModelFolder) -> list[str]:
+    config, mapping = folder.config, planned.mapping
+    due = planned.plan.config
     expected: dict[str, object] = {"model_type": mapping.model_type}
-    expected |= {key: planned.get(key) for key in (*mapping.config, *mapping.defaults)}
+    expected |= {key: due.get(key) for key in (*mapping.config, *mapping.defaults)}
     wrong = [
         f"{key} is {found!r}, but must be {value!r}"
         for key, value in expected.items()
@@ -110,9 +111,9 @@ def _values(prepared: Prepared, folder: ModelFolder) -> list[str]:
     return wrong
 
 
-def padding_id(prepared: Prepared, folder: ModelFolder) -> int | None:
+def padding_id(planned: Planned, folder: ModelFolder) -> int | None:
     """The id of the padding token, whose embedding is not trained; None if there is none."""
-    return next((t.row for t in _token_ids(prepared, folder) if t.role == "pad_token"), None)
+    return next((t.row for t in _token_ids(planned, folder) if t.role == "pad_token"), None)
 
 
 class _TokenId(Struct, frozen=True):
@@ -124,18 +125,18 @@ class _TokenId(Struct, frozen=True):
     told_by: str  # "" if nothing tells, so that it is what OUT has
 
 
-def _token_ids(prepared: Prepared, folder: ModelFolder) -> list[_TokenId]:
-    mapping, planned = prepared.mapping, prepared.plan.config
+def _token_ids(planned: Planned, folder: ModelFolder) -> list[_TokenId]:
+    mapping, due = planned.mapping, planned.plan.config
     written = None
-    if prepared.vocabulary is None:
+    if planned.vocabulary is None:
         with suppress(OSError, PlanError):  # which another check reports
-            written = _written(prepared, folder)
+            written = _written(planned, folder)
     found = []
     for key, role in mapping.token_ids.items():
-        row = planned[key]
-        if prepared.vocabulary is not None:
+        row = due[key]
+        if planned.vocabulary is not None:
             told_by = "the vocabulary"
-        elif key in (prepared.config or {}):
+        elif key in (planned.config or {}):
             told_by = "the checkpoint's config"
         elif written:
             told_by = "OUT's tokenizer"
@@ -151,10 +152,10 @@ def _shown(value: object) -> str:
     return "null" if value is None else repr(value)
 
 
-def _special_rows(prepared: Prepared, folder: ModelFolder, unproved: list[str]) -> list[str]:
+def _special_rows(planned: Planned, folder: ModelFolder, unproved: list[str]) -> list[str]:
     wrong = []
-    for token in _token_ids(prepared, folder):
-        stated = folder.config.get(token.key, prepared.mapping.implied.get(token.key))
+    for token in _token_ids(planned, folder):
+        stated = folder.config.get(token.key, planned.mapping.implied.get(token.key))
         if not token.told_by:
             unproved.append(f"{token.key} was not checked, because there is no vocabulary")
         elif stated != token.row:
@@ -165,10 +166,10 @@ def _special_rows(prepared: Prepared, folder: ModelFolder, unproved: list[str]) 
     return wrong
 
 
-def _labels(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[str]:
+def _labels(planned: Planned, folder: ModelFolder, notes: list[str]) -> list[str]:
     """Whether the labels have the right names, where the checkpoint or the caller tells them."""
     stated = folder.config.get("id2label")
-    if prepared.mapping.roles.labels not in prepared.plan.sizes or not isinstance(stated, dict):
+    if planned.mapping.roles.labels not in planned.plan.sizes or not isinstance(stated, dict):
         return []  # their number is checked with the other sizes
     found = (stated.get(str(label)) for label in range(len(stated)))
     names = [name if isinstance(name, str) else None for name in found]
@@ -177,7 +178,7 @@ def _labels(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[s
     if isinstance(back, dict) and back != {name: label for label, name in enumerate(names)}:
         wrong.append("id2label and label2id contradict each other")
     recorded = folder.provenance and folder.provenance.labels
-    expected = prepared.labels or recorded
+    expected = planned.labels or recorded
     if not expected or names == [*expected]:
         return wrong
     if names == [*map(generic_name, range(len(names)))]:
@@ -191,15 +192,15 @@ def _labels(prepared: Prepared, folder: ModelFolder, notes: list[str]) -> list[s
     return [*wrong, *islice(differ, 1)]
 
 
-def _problem_type(prepared: Prepared, folder: ModelFolder, unproved: list[str]) -> list[str]:
+def _problem_type(planned: Planned, folder: ModelFolder, unproved: list[str]) -> list[str]:
     """Whether a classifier has the right loss, where the checkpoint or the caller tells it."""
-    plan = prepared.plan
+    plan = planned.plan
     if not plan.architecture.problem_type:
         return []
-    count = plan.sizes.get(prepared.mapping.roles.labels, 0)
+    count = plan.sizes.get(planned.mapping.roles.labels, 0)
     usual = usual_problem_type(count)
     stated = folder.config.get("problem_type") or usual
-    told = prepared.options.problem_type or (prepared.config or {}).get("problem_type")
+    told = planned.options.problem_type or (planned.config or {}).get("problem_type")
     if told and stated != told:
         return [f"problem_type is {stated!r}, but must be {told!r}"]
     if count == 1 and stated == "single_label_classification":
@@ -210,12 +211,12 @@ def _problem_type(prepared: Prepared, folder: ModelFolder, unproved: list[str]) 
     return []
 
 
-def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
-    rule = prepared.mapping.activation
+def _activation(planned: Planned, folder: ModelFolder) -> list[str]:
+    rule = planned.mapping.activation
     if rule is None:
         return []
-    original, expected = prepared.plan.activation
-    stated = folder.config.get(rule.config, prepared.mapping.implied.get(rule.config))
+    original, expected = planned.plan.activation
+    stated = folder.config.get(rule.config, planned.mapping.implied.get(rule.config))
     known = same_function(stated)
     if known == same_function(expected):
         return []
@@ -231,31 +232,31 @@ def _activation(prepared: Prepared, folder: ModelFolder) -> list[str]:
 
 
 def _tokenizer(
-    prepared: Prepared, folder: ModelFolder, notes: list[str], unproved: list[str]
+    planned: Planned, folder: ModelFolder, notes: list[str], unproved: list[str]
 ) -> list[Check]:
-    if not prepared.mapping.tokenizers:
-        notes.append(f"the mapping {prepared.mapping.name} has no tokenizer, so none was checked")
+    if not planned.mapping.tokenizers:
+        notes.append(f"the mapping {planned.mapping.name} has no tokenizer, so none was checked")
         return []
-    names = (_kind(prepared, folder).VOCABULARY, TOKENIZER)
+    names = (_kind(planned, folder).VOCABULARY, TOKENIZER)
     missing = [name for name in names if not (folder.path / name).exists()]
     provenance = folder.provenance
     had_vocabulary = provenance is not None and any(
         source.role == "vocabulary" for source in provenance.sources
     )
     has_none = len(missing) == len(names)
-    if (missing and had_vocabulary) or (has_none and prepared.vocabulary is not None):
+    if (missing and had_vocabulary) or (has_none and planned.vocabulary is not None):
         text = f"{joined(missing)} missing, and the checkpoint has a vocabulary"
         return [Check("weights", "tokenizer", False, text)]
     if has_none:
         notes.append("OUT has no tokenizer, so none was checked")
         return []
-    if prepared.vocabulary is None:
+    if planned.vocabulary is None:
         unproved.append(
             "the checkpoint has no vocabulary, so the tokenizer's tokens were not checked; --vocab"
             " names one"
         )
     try:
-        wrong = _tokenizer_faults(prepared, folder)
+        wrong = _tokenizer_faults(planned, folder)
     except PlanError as error:
         wrong = [*error.reasons]
     except (OSError, ValueError) as error:
@@ -268,11 +269,11 @@ def _rows(folder: ModelFolder) -> int:
     return rows if isinstance(rows, int) else 0
 
 
-def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
-    written, wrong = _written(prepared, folder), []
+def _tokenizer_faults(planned: Planned, folder: ModelFolder) -> list[str]:
+    written, wrong = _written(planned, folder), []
     if written is None:
         return []
-    if len(written.tokens) not in (_rows(folder), _rows(folder) - prepared.padding):
+    if len(written.tokens) not in (_rows(folder), _rows(folder) - planned.padding):
         wrong.append(
             f"the number of tokens in the vocabulary is {len(written.tokens):,}, but vocab_size is"
             f" {_rows(folder):,}"
@@ -281,24 +282,24 @@ def _tokenizer_faults(prepared: Prepared, folder: ModelFolder) -> list[str]:
     if (folder.path / TOKENIZER_CONFIG).exists():
         data = (folder.path / TOKENIZER_CONFIG).read_bytes()
         config = msgspec.json.decode(data, type=dict[str, object])
-    wrong += _other_tokens(prepared, written.tokens)
+    wrong += _other_tokens(planned, written.tokens)
     wrong += _other_special_tokens(load_tokenizer(written.kind), config, written.tokens)
-    wrong += _other_case(prepared.do_lower_case, written.lowers)
+    wrong += _other_case(planned.do_lower_case, written.lowers)
     return wrong
 
 
-def _kinds(prepared: Prepared) -> list[str]:
+def _kinds(planned: Planned) -> list[str]:
     """The kind of tokenizer that the vocabulary is for; without one, those that it may be."""
-    return [prepared.tokenizer] if prepared.tokenizer else [*prepared.mapping.tokenizers]
+    return [planned.tokenizer] if planned.tokenizer else [*planned.mapping.tokenizers]
 
 
-def _kind(prepared: Prepared, folder: ModelFolder) -> Tokenizer:
+def _kind(planned: Planned, folder: ModelFolder) -> Tokenizer:
     """The kind of tokenizer whose vocabulary OUT has or should have."""
-    loaded = [load_tokenizer(kind) for kind in _kinds(prepared)]
+    loaded = [load_tokenizer(kind) for kind in _kinds(planned)]
     return next((kind for kind in loaded if (folder.path / kind.VOCABULARY).exists()), loaded[0])
 
 
-def _written(prepared: Prepared, folder: ModelFolder) -> Written | None:
+def _written(planned: Planned, folder: ModelFolder) -> Written | None:
     """The vocabulary of OUT; None if it has none.
 
     Raises:
@@ -307,7 +308,7 @@ def _written(prepared: Prepared, folder: ModelFolder) -> Written | None:
     """
     paths = [folder.path / name for name in TOKENIZER_FILES]
     files = {path.name: path.read_bytes() for path in paths if path.exists()}
-    return read_written(files, _kinds(prepared))
+    return read_written(files, _kinds(planned))
 
 
 def _other_special_tokens(
@@ -327,11 +328,11 @@ def _other_special_tokens(
     return wrong
 
 
-def _other_tokens(prepared: Prepared, written: Sequence[str]) -> list[str]:
+def _other_tokens(planned: Planned, written: Sequence[str]) -> list[str]:
     """Where OUT's tokens are not those of the file; the names of rows without one are free."""
-    if prepared.vocabulary is None:
+    if planned.vocabulary is None:
         return []
-    original = prepared.vocabulary[: len(prepared.vocabulary) - prepared.padding]
+    original = planned.vocabulary[: len(planned.vocabulary) - planned.padding]
     last = {token: index for index, token in enumerate(original)}
     changed = [
         index
@@ -362,43 +363,45 @@ def _other_case(expected: bool | None, lowers: dict[str, bool]) -> list[str]:
 
 
 def _provenance(
-    prepared: Prepared,
+    planned: Planned,
+    variables: Variables,
     folder: ModelFolder,
     provenance: Provenance,
     matches: list[Match],
     notes: list[str],
 ) -> Check:
-    wrong = _sources(prepared, provenance) or _record(prepared, folder, provenance, matches)
-    if provenance.mapping.get("sha256") != prepared.mapping_sha256:
-        notes.append(f"OUT was made with another version of the mapping {prepared.mapping.name}")
+    wrong = _sources(variables.files, provenance)
+    wrong = wrong or _record(planned, variables, folder, provenance, matches)
+    if provenance.mapping.get("sha256") != planned.mapping_sha256:
+        notes.append(f"OUT was made with another version of the mapping {planned.mapping.name}")
     return _check(PROVENANCE, wrong, "names this checkpoint and every tensor")
 
 
-def _sources(prepared: Prepared, provenance: Provenance) -> list[str]:
-    """Whether OUT was made from the files of this checkpoint."""
-    index = prepared.checkpoint.index
+def _sources(files: list[SourceFile], provenance: Provenance) -> list[str]:
+    """Whether OUT was made from the index and the data files of this checkpoint."""
+    index = next(file for file in files if file.role == "index")
     wrong = []
     for source in provenance.sources:
-        if source.role == "index" and source.sha256:
-            sha256 = source_file("index", index).sha256
-            if sha256 != source.sha256:
-                wrong.append(
-                    f"OUT was made from another checkpoint: its index had the sha256"
-                    f" {source.sha256[:16]}..., but {os.path.basename(index.name)} has"
-                    f" {sha256[:16]}..."
-                )
+        if source.role == "index" and source.sha256 and index.sha256 != source.sha256:
+            wrong.append(
+                f"OUT was made from another checkpoint: its index had the sha256"
+                f" {source.sha256[:16]}..., but {index.name} has {index.sha256[:16]}..."
+            )
     sizes = sorted(source.size for source in provenance.sources if source.role == "data")
-    found = sorted(file.size for file in prepared.checkpoint.data_files())
+    found = sorted(file.size for file in files if file.role == "data")
     if sizes != found:
         wrong.append(f"the data files had {sum(sizes):,} bytes and now have {sum(found):,}")
     return wrong
 
 
 def _record(
-    prepared: Prepared, folder: ModelFolder, provenance: Provenance, matches: list[Match]
+    planned: Planned,
+    variables: Variables,
+    folder: ModelFolder,
+    provenance: Provenance,
+    matches: list[Match],
 ) -> list[str]:
     """Whether conversion.json says of each tensor what was found."""
-    checkpoint = prepared.checkpoint
     wrong = []
     by_tensor = {match.tensor: match for match in matches}
     for tensor in sorted(by_tensor.keys() ^ provenance.tensors.keys()):
@@ -408,11 +411,11 @@ def _record(
         match, origin = by_tensor[tensor], provenance.tensors[tensor]
         if (origin.variable, origin.transform) != (match.variable, match.op):
             wrong.append(f"{tensor} is recorded as {origin.variable} ({origin.transform})")
-        elif origin.crc32c and int(origin.crc32c, 16) != checkpoint.checksum(match.variable):
+        elif origin.crc32c and int(origin.crc32c, 16) != variables.checksum(match.variable):
             wrong.append(f"{match.variable} no longer has the crc32c {origin.crc32c}")
         if origin.dtype != match.dtype:
             wrong.append(f"{tensor} is recorded as {origin.dtype} but is {match.dtype}")
-    mapping, rule = prepared.mapping, prepared.mapping.activation
+    mapping, rule = planned.mapping, planned.mapping.activation
     # config.json has labels' names in place of their number; activations have several names.
     uncompared = {mapping.size_key(mapping.roles.labels)} if mapping.roles.labels else set()
     uncompared |= {rule.config} if rule is not None else set()
@@ -429,7 +432,7 @@ def _record(
         if recorded and stated is not None and same_function(stated) != same_function(recorded):
             wrong.append(f"{CONFIG} was edited: {rule.config} was {recorded!r}")
     taken = {match.variable for match in matches}
-    for name in sorted(set(checkpoint) - taken - provenance.dropped.keys()):
+    for name in sorted(set(variables.described) - taken - provenance.dropped.keys()):
         wrong.append(f"{name} is missing from {PROVENANCE}")
     return wrong
 

@@ -17,6 +17,7 @@ from .h5_reader import read_h5
 from .model_folder import ModelFolder
 from .samples import at_rows, first_tokens
 from .tensorflow_reader import read_variables
+from .variables import cast
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -182,16 +183,6 @@ def as_tensors(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Numpy arrays as TensorFlow's tensors of a dtype."""
     tf = tensorflow()
     return {name: tf.constant(cast(array, dtype)) for name, array in variables.items()}
-
-
-def cast(array: "Array", dtype: str) -> "Array":
-    """An array in another dtype, which may be `bfloat16`."""
-    import ml_dtypes
-    import numpy as np
-
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    with np.errstate(all="ignore"):
-        return array.astype(kind)
 
 
 def largest(one: "Array", other: "Array") -> float:

@@ -22,6 +22,7 @@ from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
 from .provenance import prepare_again
+from .variables import CheckpointVariables
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
 from .weights import part_of_class, prove_weights, tensor_names
 
@@ -289,8 +290,9 @@ def _verify(
             f" outputs with{'' if text is None else f', so {text} was not used'}"
         )
         level = level_of(prepared, level)
-    checks, matches = prove_weights(prepared, folder, progress)
-    metadata = prove_metadata(prepared, folder, matches)
+    variables = CheckpointVariables(prepared)
+    checks, matches = prove_weights(prepared, variables, folder, progress)
+    metadata = prove_metadata(prepared, variables, folder, matches)
     checks += metadata.checks
     notes += metadata.notes
     unproved = [*prepared.plan.untold, *prepared.plan.doubts, *metadata.unproved]
@@ -299,7 +301,9 @@ def _verify(
         from .diagnose import tensor_causes
 
         reference = _reference(prepared)
-        causes = tensor_causes(prepared, folder, matches, reference.SWAPS if reference else {})
+        causes = tensor_causes(
+            prepared, variables, folder, matches, reference.SWAPS if reference else {}
+        )
     ran, sequences, used_text = _NOT_RUN, 0, None
     if level != "weights" and (reference := _reference(prepared)) is not None:
         try:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import FLOATS
 from ..plan import Entry
-from ..prepare import Prepared
+from ..prepare import Planned
 from ..storage.files import Progress
 from ..text import joined
-from ..transforms import merged_shape, to_tensorflow
+from ..transforms import merged_shape
 from .model_folder import ModelFolder
+from .variables import Variables
 from .verdict import Check, Match
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ _MOST_SHOWN = 5
 
 
 def prove_weights(
-    prepared: Prepared, folder: ModelFolder, progress: Progress | None = None
+    planned: Planned,
+    variables: Variables,
+    folder: ModelFolder,
+    progress: Progress | None = None,
 ) -> tuple[list[Check], list[Match]]:
     """Compare every tensor with its variable, and account for all of both.
 
     Args:
-        prepared: the checkpoint and its plan.
+        planned: the conversion.
+        variables: those of the checkpoint.
         folder: the model folder.
         progress: told of the bytes that are compared.
 
@@ -43,57 +48,56 @@ def prove_weights(
         CheckpointError: a variable can't be read, or is damaged.
         VerificationError: a tensor can't be read.
     """
-    plan = prepared.plan
-    prepared.checkpoint.fetch([entry.variable for entry in plan.entries], progress)
+    variables.fetch([entry.variable for entry in planned.plan.entries], progress)
     matches = {}
     checks = []
     for file, tensors in folder.files.items():
-        names = tensor_names(prepared, tensors)
-        matches[file] = list(_matches(prepared, names, tensors, progress))
-        checks += [_equal(file, matches[file]), _complete(prepared, file, names, tensors)]
-        if prepared.mapping.tie:
-            checks.append(_ties(prepared, file, tensors, folder.config))
+        names = tensor_names(planned, tensors)
+        matches[file] = list(_matches(variables, names, tensors, progress))
+        checks += [_equal(file, matches[file]), _complete(planned, file, names, tensors)]
+        if planned.mapping.tie:
+            checks.append(_ties(planned, file, tensors, folder.config))
     found = next(iter(matches.values()))
-    checks.append(_accounted(prepared))
+    checks.append(_accounted(planned, variables))
     if any(match.nonfinite for match in found):
         checks.append(_nonfinite(found))
     return checks, found
 
 
-def tensor_names(prepared: Prepared, tensors: "Tensors") -> dict[str, Entry]:
+def tensor_names(planned: Planned, tensors: "Tensors") -> dict[str, Entry]:
     """The tensors that a file must have -> where each comes from.
 
     transformers loads every class under both kinds of names: with the prefix of the model inside of
     a class with a head, and as the class without one saves them. Of two tensors that are tied, a
     file may have either.
     """
-    strip, known = prepared.plan.architecture.strip, _known_name(prepared, tensors)
-    other = {known(tie.to): known(tie.pt) for tie in prepared.mapping.tie}
-    names = {known(strip + entry.tensor): entry for entry in prepared.plan.entries}
+    strip, known = planned.plan.architecture.strip, _known_name(planned, tensors)
+    other = {known(tie.to): known(tie.pt) for tie in planned.mapping.tie}
+    names = {known(strip + entry.tensor): entry for entry in planned.plan.entries}
     return {
         other[name] if name not in tensors and other.get(name) in tensors else name: entry
         for name, entry in names.items()
     }
 
 
-def part_of_class(prepared: Prepared, folder: ModelFolder) -> ModelFolder:
+def part_of_class(planned: Planned, folder: ModelFolder) -> ModelFolder:
     """The folder without the tensors that transformers does not load into the class."""
-    others = _other_tensors(prepared, folder.tensors)
+    others = _other_tensors(planned, folder.tensors)
     if not others:
         return folder
-    name = prepared.plan.architecture.name
+    name = planned.plan.architecture.name
     note = f"not compared, because {name} has no such tensors: {joined(others, _MOST_SHOWN)}"
     return folder.without(others, note)
 
 
-def groups_of(prepared: Prepared, tensors: "Tensors") -> set[str]:
+def groups_of(planned: Planned, tensors: "Tensors") -> set[str]:
     """The groups of the mapping that have tensors in a file.
 
     Several groups may have tensors of the same names. They are those of the class, if it has them.
     """
-    mapping, known = prepared.mapping, _known_name(prepared, tensors)
-    own = {*prepared.plan.architecture.groups, *prepared.plan.architecture.optional}
-    pairs = mapping.expand(prepared.plan.sizes, [group.name for group in mapping.group])
+    mapping, known = planned.mapping, _known_name(planned, tensors)
+    own = {*planned.plan.architecture.groups, *planned.plan.architecture.optional}
+    pairs = mapping.expand(planned.plan.sizes, [group.name for group in mapping.group])
     found: dict[str, str] = {}
     for pair in sorted(pairs, key=lambda pair: pair.group not in own):
         if known(pair.tensor) in tensors:
@@ -101,55 +105,36 @@ def groups_of(prepared: Prepared, tensors: "Tensors") -> set[str]:
     return {*found.values()}
 
 
-def _other_tensors(prepared: Prepared, tensors: "Tensors") -> list[str]:
-    known = _known_name(prepared, tensors)
-    needed = {*tensor_names(prepared, tensors), *prepared.plan.empty}
-    needed |= {known(tie.pt) for tie in prepared.mapping.tie}
+def _other_tensors(planned: Planned, tensors: "Tensors") -> list[str]:
+    known = _known_name(planned, tensors)
+    needed = {*tensor_names(planned, tensors), *planned.plan.empty}
+    needed |= {known(tie.pt) for tie in planned.mapping.tie}
     return [name for name in tensors if name not in needed]
 
 
-def _known_name(prepared: Prepared, tensors: "Tensors") -> Callable[[str], str]:
+def _known_name(planned: Planned, tensors: "Tensors") -> Callable[[str], str]:
     """A tensor's name in a class with a head -> its name in a file."""
-    headless = prepared.mapping.headless
+    headless = planned.mapping.headless
     prefix = headless.strip if headless is not None else ""
     if not prefix or any(name.startswith(prefix) for name in tensors):
         return str
     return lambda name: name.removeprefix(prefix)
 
 
-def same_bits(tensor: "Array", variable: "Array", op: str) -> bool:
-    """Whether a tensor, carried back through `op`, is a variable (or its cast) bit for bit.
-
-    NaNs are compared by their bits too.
-    """
-    import numpy as np
-
-    back = to_tensorflow(tensor, op)
-    if back.shape != variable.shape:
-        return False
-    if back.dtype != variable.dtype:
-        with np.errstate(all="ignore"):  # an overflow shows in the comparison
-            variable = variable.astype(back.dtype)
-    bits = f"u{back.dtype.itemsize}"
-    return bool(np.array_equal(back.view(bits), variable.view(bits)))
-
-
 def _matches(
-    prepared: Prepared,
+    variables: Variables,
     names: Mapping[str, Entry],
     tensors: "Tensors",
     progress: Progress | None,
 ) -> Iterator[Match]:
-    import numpy as np
-
-    variables = prepared.checkpoint.variables
-    total = sum(variables[entry.variable].nbytes for entry in names.values())
+    described = variables.described
+    total = sum(described[entry.variable].nbytes for entry in names.values())
     done = 0
     for name, entry in names.items():
         if name not in tensors:
             continue
-        tensor, variable = tensors[name], prepared.checkpoint[entry.variable]
-        variable = variable.reshape(merged_shape(entry.op, entry.shape))
+        tensor, variable = tensors[name], described[entry.variable]
+        found = variables.compare(entry, tensor)
         yield Match(
             tensor=name,
             variable=entry.variable,
@@ -157,11 +142,11 @@ def _matches(
             group=entry.group,
             op=entry.op,
             shape=tensor.shape,
-            merged=variable.shape,
+            merged=merged_shape(entry.op, entry.shape),
             dtype=str(tensor.dtype),
-            cast=tensor.dtype != variable.dtype,
-            same=str(tensor.dtype) in FLOATS and same_bits(tensor, variable, entry.op),
-            nonfinite=int(variable.size - np.count_nonzero(np.isfinite(variable))),
+            cast=str(tensor.dtype) != variable.tf_dtype,
+            same=str(tensor.dtype) in FLOATS and found.same,
+            nonfinite=found.nonfinite,
         )
         done += variable.nbytes
         if progress is not None:
@@ -185,12 +170,10 @@ def _equal(file: str, matches: list[Match]) -> Check:
     return Check("weights", file, bool(matches) and not differ, text)
 
 
-def _complete(
-    prepared: Prepared, file: str, names: Mapping[str, Entry], tensors: "Tensors"
-) -> Check:
-    empty = prepared.plan.empty
+def _complete(planned: Planned, file: str, names: Mapping[str, Entry], tensors: "Tensors") -> Check:
+    empty = planned.plan.empty
     missing = [name for name in (*names, *empty) if name not in tensors]
-    unknown = _other_tensors(prepared, tensors)
+    unknown = _other_tensors(planned, tensors)
     full = [n for n, shape in empty.items() if n in tensors and tensors[n].shape != shape]
     parts = []
     if full:
@@ -203,21 +186,21 @@ def _complete(
     return Check("weights", f"tensors of {file}", not parts, text)
 
 
-def _ties(prepared: Prepared, file: str, tensors: "Tensors", config: Mapping[str, object]) -> Check:
+def _ties(planned: Planned, file: str, tensors: "Tensors", config: Mapping[str, object]) -> Check:
     import numpy as np
 
     def same(one: "Array", other: "Array") -> bool:
         first, second = (np.ascontiguousarray(a).view(np.uint8) for a in (one, other))
         return one.dtype == other.dtype and np.array_equal(first, second)
 
-    known, groups = _known_name(prepared, tensors), prepared.plan.architecture.groups
-    pairs = [(known(tie.pt), known(tie.to)) for tie in prepared.mapping.tie]
+    known, groups = _known_name(planned, tensors), planned.plan.architecture.groups
+    pairs = [(known(tie.pt), known(tie.to)) for tie in planned.mapping.tie]
     untied = [
         f"{one} exists and differs from {other}"
         for one, other in pairs
         if one in tensors and other in tensors and not same(tensors[one], tensors[other])
     ]
-    tied = [tie.pt for tie in prepared.mapping.tie if not tie.group or tie.group in groups]
+    tied = [tie.pt for tie in planned.mapping.tie if not tie.group or tie.group in groups]
     lost = [name for name in tied if known(name) not in tensors]
     if config.get("tie_word_embeddings", True) is not True and lost:
         untied.append(f"config.json sets tie_word_embeddings to false, which unties {lost[0]}")
@@ -225,11 +208,11 @@ def _ties(prepared: Prepared, file: str, tensors: "Tensors", config: Mapping[str
     return Check("weights", f"ties of {file}", not untied, "; ".join(untied) or text)
 
 
-def _accounted(prepared: Prepared) -> Check:
+def _accounted(planned: Planned, variables: Variables) -> Check:
     """Whether the plan accounts for every variable of the checkpoint."""
-    mapped = {entry.variable for entry in prepared.plan.entries}
-    dropped = {drop.variable for drop in prepared.plan.dropped}
-    lost = [name for name in prepared.checkpoint if name not in mapped and name not in dropped]
+    mapped = {entry.variable for entry in planned.plan.entries}
+    dropped = {drop.variable for drop in planned.plan.dropped}
+    lost = [name for name in variables.described if name not in mapped and name not in dropped]
     text = f"{len(mapped):,} mapped, {len(dropped):,} skipped for a reason"
     if lost:
         text += f"; not accounted for: {joined(lost, _MOST_SHOWN)}"
