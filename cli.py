@@ -683,8 +683,15 @@ def _json_lines() -> Callable[["Event"], None]:
 )
 @click.option("--junit", type=_FILE, help="Write JUnit XML, for CI.")
 @click.option("--html", type=_FILE, help="Write an HTML page with charts.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    help="The form of the report on standard output. github also annotates the run and adds to the"
+    " job's summary, in GitHub Actions.  [default: text]",
+)
 @_source_options
-@_json_option
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @_debug_option
 @click.pass_context
 def verify(
@@ -698,6 +705,7 @@ def verify(
     text: Path | None,
     junit: Path | None,
     html: Path | None,
+    form: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -714,16 +722,23 @@ def verify(
     """
     from .converter.verify import report
 
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} can't be combined")
+    form = "json" if as_json else form or "text"
     forms = [(junit, report.to_junit), (html, report.to_html)]
-    reports = _Reports([(path, form) for path, form in forms if path is not None])
-    with _reporting(reports, ckpt, out, as_json):
+    reports = _Reports([(path, write) for path, write in forms if path is not None])
+    with _reporting(reports, ckpt, out, form):
         verdict = _verdict(ckpt, out, level, samples, seed, text, html, _given(options))
     problems = reports.write(verdict)
     with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
-        if as_json:
+        if form == "json":
             click.echo(report.to_json(verdict), nl=False)
-        else:
+        elif form == "text":
             show_report(report.lines(verdict))
+        else:
+            with _commands_stopped():
+                show_report(report.lines(verdict))
+            problems += _tell_github(verdict)
     if problems:
         raise click.ClickException("\n".join(problems))
     ctx.exit(0 if verdict.passed else 1)
@@ -788,12 +803,42 @@ class _Reports:
 
 
 @contextmanager
-def _reporting(reports: _Reports, ckpt: str, out: str, as_json: bool) -> Iterator[None]:
+def _commands_stopped() -> Iterator[None]:
+    """See that GitHub takes no name that is printed meanwhile for a command to itself."""
+    from secrets import token_hex
+
+    token = token_hex(16)
+    click.echo(f"::stop-commands::{token}")
+    yield
+    click.echo(f"::{token}::")
+
+
+def _tell_github(found: "Verdict | Failure") -> list[str]:
+    """Annotate a run of GitHub Actions, and add to the job's summary; what went wrong."""
+    from .converter.verify import github
+
+    for command in github.commands(found):
+        click.echo(command)
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return []
+    try:
+        with open(path, "ab") as summary:
+            start = "\n\n" if summary.tell() else ""  # ends whatever an earlier command wrote
+            summary.write(f"{start}{github.summary(found)}".encode())
+    except OSError as error:
+        return [f"{printable(path)} (GITHUB_STEP_SUMMARY) can't be written: {error.strerror}"]
+    return []
+
+
+@contextmanager
+def _reporting(reports: _Reports, ckpt: str, out: str, form: str) -> Iterator[None]:
     """See that the reports never show an older verdict, whatever happens.
 
     They are written before any work, which also shows whether they can be, and hold the error if
     there is one.
     """
+    from .converter.errors import BertconvertError
     from .converter.verify import Failure, report
 
     def failure(text: str) -> Failure:
@@ -807,8 +852,17 @@ def _reporting(reports: _Reports, ckpt: str, out: str, as_json: bool) -> Iterato
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
         found = failure(text or type(error).__name__)
         reports.write(found)
-        if as_json:
+        if form == "json":
             click.echo(report.to_json(found), nl=False)
+        elif form == "github":
+            with _commands_stopped():
+                show(f"Error: {found.error}")
+            for problem in _tell_github(found):
+                say(problem)
+            expected = isinstance(error, BertconvertError | click.ClickException)
+            if expected and "debug" not in click.get_current_context().meta:
+                # Standard error is read for commands, too, and must not have the text again.
+                raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from error
         raise
 
 

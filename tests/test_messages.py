@@ -43,6 +43,7 @@ PLACEHOLDERS = [
     (r"127\.0\.0\.1:\d+", "localhost:<port>"),
     (r"\bin \d+\.\d s\b", "in <seconds> s"),
     (r"[0-9a-f]{64}", "<sha256>"),
+    (r"(?<=::)[0-9a-f]{32}\b", "<token>"),
     (r"\d\d?\.\de-\d\d|\d\.\d+e-\d\d", "<number>"),
     (r"(?<=took )\d+\.\d+", "<seconds>"),
 ]
@@ -597,9 +598,12 @@ def proofs(t: Transcript) -> None:
     shutil.copytree("model", "cut-model")
     truncate(Path("cut-model/model.safetensors"), 0.5)
     t.run("verify pretraining cut-model --level weights")
+    t.run("verify pretraining cut-model --level weights --format github")
     shutil.copytree("model", "other-vocabulary")
     Path("other-vocabulary/vocab.txt").write_text("[PAD]\n")
     t.run("verify pretraining other-vocabulary --level weights")
+    t.run("verify pretraining other-vocabulary --level weights --format github")
+    t.run("verify pretraining other-vocabulary --level weights --format github --json")
     changed("pretraining", "plain", lambda c: (c / "bert_config.json").unlink())
     t.run("tf2pt plain out-plain --num-heads 4 --activation erf --no-lower-case --quiet")
     t.run("verify plain out-plain --level weights", "what only the caller of the conversion knew")

@@ -17,6 +17,7 @@ from .verdict import (
     ACCURACY_ULPS,
     SAME_FUNCTION,
     SAME_GRADIENT,
+    Cause,
     Failure,
     Output,
     Verdict,
@@ -25,11 +26,13 @@ from .verdict import (
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-_MEANING = {
+MEANING = {
     "weights": "every tensor equals its variable; none is missing or extra",
     "outputs": "both sides compute the same function",
     "gradients": "both sides train alike",
 }
+"""What it means that a level is passed."""
+
 _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 
 
@@ -41,7 +44,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
         checks = verdict.at(level)
         passed = verdict.passed_at(level)
         yield ""
-        word = f"same, {_MEANING[level]}" if passed else "DIFFERENT" if checks else "NOT RUN"
+        word = f"same, {MEANING[level]}" if passed else "DIFFERENT" if checks else "NOT RUN"
         yield f"{level}: {word}"
         for check in checks:
             yield from _wrapped(f"  {'ok' if check.passed else 'NO'}  {check.name}: {check.detail}")
@@ -65,12 +68,16 @@ def lines(verdict: Verdict) -> Iterator[str]:
     if verdict.first_output:
         yield f"  the first output that differs: {verdict.first_output}"
     for cause in verdict.causes:
-        rows = fold(((name,), None) for name in cause.tensors)
-        names = ", ".join(name for (name,), _, _ in rows[:3])
-        more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
-        yield from _wrapped(f"  {cause.kind}: {names}{more}: {cause.text}")
+        yield from _wrapped(f"  {cause.kind}: {names_of(cause)}: {cause.text}")
     if not verdict.causes and (verdict.first_tensor or verdict.first_output):
         yield "  no known cause was recognized"
+
+
+def names_of(cause: Cause) -> str:
+    """The first tensors that show a cause, and how many more."""
+    rows = fold(((name,), None) for name in cause.tensors)
+    names = ", ".join(name for (name,), _, _ in rows[:3])
+    return f"{names} and {len(rows) - 3:,} more" if len(rows) > 3 else names
 
 
 def _except(verdict: Verdict) -> str:
@@ -168,7 +175,7 @@ def to_junit(verdict: Verdict | Failure) -> bytes:
             skipped="0",
         )
         case = ElementTree.SubElement(suite, "testcase", classname="verify", name="verdict")
-        ElementTree.SubElement(case, "error", message=_plain(verdict.error))
+        ElementTree.SubElement(case, "error", message=plain(verdict.error))
         return _xml(root)
     for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
         cases = [(check.name, check.passed, check.detail) for check in verdict.at(level)]
@@ -185,13 +192,13 @@ def to_junit(verdict: Verdict | Failure) -> bytes:
             skipped=str(len(unproved)),
         )
         for name, passed, detail in cases:
-            case = ElementTree.SubElement(suite, "testcase", classname=level, name=_plain(name))
+            case = ElementTree.SubElement(suite, "testcase", classname=level, name=plain(name))
             if not passed:
-                ElementTree.SubElement(case, "failure", message=_plain(detail))
+                ElementTree.SubElement(case, "failure", message=plain(detail))
         for number, fact in enumerate(unproved, 1):
             name = f"not proved ({number})"
             case = ElementTree.SubElement(suite, "testcase", classname=level, name=name)
-            ElementTree.SubElement(case, "skipped", message=_plain(fact))
+            ElementTree.SubElement(case, "skipped", message=plain(fact))
     return _xml(root)
 
 
@@ -214,8 +221,8 @@ def _cases(verdict: Verdict, level: str) -> Iterator[tuple[str, bool, str]]:
         yield from ((g.tensor, g.passed, f"differs by {g.relative:.1e}") for g in verdict.gradients)
 
 
-def _plain(text: str) -> str:
-    """Text for an XML attribute: names in a checkpoint may hold characters that XML forbids."""
+def plain(text: str) -> str:
+    """Text on one line, with what can't be printed escaped, as names in a checkpoint may have."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -245,7 +252,7 @@ def to_html(verdict: Verdict | Failure) -> bytes:
         verdict=verdict,
         version=__version__,
         levels=LEVELS[: LEVELS.index(verdict.level) + 1],
-        meaning=_MEANING,
+        meaning=MEANING,
         activation=activation_sentence(verdict),
         exception=_except(verdict) if verdict.passed else "",
         sequences=sequences_text(verdict),
@@ -296,14 +303,29 @@ def _output_table(outputs: list[Output]) -> Iterator[str]:
 
 
 def _cells(output: Output) -> str:
+    relative, theirs, ours, bound, error = figures(output)
+    mark = "" if output.same_function and output.as_accurate else "  NO"
+    return (
+        f"  {output.tensor:<12} {relative:>8}   {theirs:>10}   {ours:>7}   {bound:>5}"
+        f"   {error:>13}{mark}"
+    )
+
+
+def figures(output: Output) -> tuple[str, str, str, str, str]:
+    """The figures of an output.
+
+    Its difference in float64; in float32 TensorFlow's error, PyTorch's, and its bound, in ULP; and
+    PyTorch's error as it is.
+    """
     ulp = output.ulp or 1
     theirs, ours = output.tensorflow_error / ulp, output.pytorch_error / ulp
     bound = output.float32_bound / ulp
-    digits = "1f" if ours < 1e4 else "0e"
-    mark = "" if output.same_function and output.as_accurate else "  NO"
     return (
-        f"  {output.tensor:<12} {output.relative:8.1e}   {theirs:10.1f}   {ours:7.{digits}}"
-        f"   {bound:5.{'1f' if bound < 1e3 else '0e'}}   {output.pytorch_error:13.1e}{mark}"
+        f"{output.relative:.1e}",
+        f"{theirs:.1f}",
+        f"{ours:.{'1f' if ours < 1e4 else '0e'}}",
+        f"{bound:.{'1f' if bound < 1e3 else '0e'}}",
+        f"{output.pytorch_error:.1e}",
     )
 
 
