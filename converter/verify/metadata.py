@@ -12,12 +12,12 @@ from ..labels import generic_name, usual_problem_type
 from ..layout import CONFIG, PROVENANCE, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
 from ..mapping import SizeRule, same_function
 from ..prepare import Planned, SourceFile
-from ..text import joined, listed
+from ..text import counted, joined, listed
 from ..tokenizers.registry import Role, Tokenizer, load_tokenizer
 from ..tokenizers.written import Written, read_written
 from .model_folder import ModelFolder, Provenance
 from .variables import Variables
-from .verdict import Check, Match
+from .verdict import Check, Fact, Match
 
 _MOST_SHOWN = 4
 
@@ -26,6 +26,7 @@ class Metadata(Struct, frozen=True):
     """What was found besides the tensors."""
 
     checks: list[Check]
+    facts: list[Fact]
     notes: list[str]
     unproved: list[str]  # what nothing in the checkpoint tells
 
@@ -46,26 +47,68 @@ def prove_metadata(
     """
     notes: list[str] = []
     unproved: list[str] = []
-    checks = [_config(planned, folder, notes, unproved)]
-    checks += _tokenizer(planned, folder, notes, unproved)
+    check, facts = _config(planned, folder, notes, unproved)
+    tokenizer, more = _tokenizer(planned, folder, notes, unproved)
+    checks = [check, *tokenizer]
     if folder.provenance is None:
         notes.append(f"{PROVENANCE} is missing, so the origin of OUT was not checked")
     else:
         checks.append(_provenance(planned, variables, folder, folder.provenance, matches, notes))
-    return Metadata(checks, notes, unproved)
+    return Metadata(checks, [*facts, *more], notes, unproved)
 
 
-def _config(planned: Planned, folder: ModelFolder, notes: list[str], unproved: list[str]) -> Check:
-    wrong = [*_sizes(planned, folder), *_values(planned, folder)]
-    wrong += _special_rows(planned, folder, unproved)
-    wrong += [*_labels(planned, folder, notes), *_problem_type(planned, folder, unproved)]
-    wrong += _activation(planned, folder)
-    return _check(CONFIG, wrong, "sizes, heads, constants and activation fit the checkpoint")
+def bits_fact(checks: list[Check], matches: list[Match]) -> Fact:
+    """Whether the tensors are the variables.
+
+    Args:
+        checks: as `prove_weights` gives them.
+        matches: the tensors, as it found them.
+    """
+    wrong = [check.detail for check in checks if not check.passed]
+    casts = sorted({match.dtype for match in matches if match.cast})
+    right = f"equal, cast to {joined(casts)}" if casts else "equal"
+    return Fact("bits", "equal", "; ".join(wrong) or right, not wrong)
 
 
-def _sizes(planned: Planned, folder: ModelFolder) -> list[str]:
+def _config(
+    planned: Planned, folder: ModelFolder, notes: list[str], unproved: list[str]
+) -> tuple[Check, list[Fact]]:
+    sizes, activation = _sizes(planned, folder), _activation(planned, folder)
+    rest = [*_values(planned, folder), *_special_rows(planned, folder, unproved)]
+    rest += [*_labels(planned, folder, notes), *_problem_type(planned, folder, unproved)]
+    check = _check(
+        CONFIG,
+        [*sizes.values(), *rest, *activation],
+        "sizes, heads, constants and activation fit the checkpoint",
+    )
+    mapping, facts = planned.mapping, []
+    heads, rule = mapping.roles.heads, mapping.activation
+    if heads in planned.plan.sizes:
+        key, expected = mapping.size_key(heads), str(planned.plan.sizes[heads])
+        facts.append(_value(planned, folder, "heads", key, expected, heads in sizes))
+    if rule is not None:
+        expected = planned.plan.activation[1]
+        facts.append(_value(planned, folder, "activation", rule.config, expected, bool(activation)))
+    rest = [*(text for symbol, text in sizes.items() if symbol != heads), *rest]
+    found = "; ".join(listed(rest, _MOST_SHOWN)) or "as in the checkpoint"
+    return check, [*facts, Fact("config", "as in the checkpoint", found, not rest)]
+
+
+def _value(
+    planned: Planned, folder: ModelFolder, name: str, key: str, expected: str, differs: bool
+) -> Fact:
+    """What the checkpoint and OUT say of a key of config.json."""
+    stated = folder.config.get(key, planned.mapping.implied.get(key))
+    # Each sentence about what nothing tells begins with the key.
+    untold = any(text.split(" ", 1)[0] == key for text in planned.plan.untold)
+    found = stated if isinstance(stated, str) else _shown(stated)
+    return Fact(name, expected, found, False if differs else None if untold else True)
+
+
+def _sizes(planned: Planned, folder: ModelFolder) -> dict[str, str]:
+    """Which sizes are wrong, by their symbols."""
     mapping, sizes = planned.mapping, planned.plan.sizes
-    wrong = []
+    wrong = {}
     for symbol, rule in mapping.sizes.items():
         key = mapping.size_key(symbol)
         if symbol not in sizes:
@@ -76,9 +119,9 @@ def _sizes(planned: Planned, folder: ModelFolder) -> list[str]:
             stated = len(labels) if isinstance(labels, dict) else mapping.implied.get(key)
         told = not isinstance(rule, SizeRule) or _is_told(planned, symbol)
         if stated != expected and told:
-            wrong.append(f"{key} is {stated}, but the checkpoint has {expected}")
+            wrong[symbol] = f"{key} is {stated}, but the checkpoint has {expected}"
         elif stated != expected and isinstance(rule, SizeRule):
-            wrong.append(
+            wrong[symbol] = (
                 f"{key} is {stated}, but {expected} is assumed ({rule.assume}), because no config"
                 " gives it. Give the right number with --config or --num-heads"
             )
@@ -233,10 +276,12 @@ def _activation(planned: Planned, folder: ModelFolder) -> list[str]:
 
 def _tokenizer(
     planned: Planned, folder: ModelFolder, notes: list[str], unproved: list[str]
-) -> list[Check]:
+) -> tuple[list[Check], list[Fact]]:
     if not planned.mapping.tokenizers:
         notes.append(f"the mapping {planned.mapping.name} has no tokenizer, so none was checked")
-        return []
+        return [], []
+    tokens = planned.vocabulary
+    expected = "" if tokens is None else counted(len(tokens) - planned.padding, "token")
     names = (_kind(planned, folder).VOCABULARY, TOKENIZER)
     missing = [name for name in names if not (folder.path / name).exists()]
     provenance = folder.provenance
@@ -246,22 +291,40 @@ def _tokenizer(
     has_none = len(missing) == len(names)
     if (missing and had_vocabulary) or (has_none and planned.vocabulary is not None):
         text = f"{joined(missing)} missing, and the checkpoint has a vocabulary"
-        return [Check("weights", "tokenizer", False, text)]
+        check = Check("weights", "tokenizer", False, text)
+        return [check], [Fact("tokenizer", expected, text, False)]
     if has_none:
         notes.append("OUT has no tokenizer, so none was checked")
-        return []
+        return [], [Fact("tokenizer", expected, "none", None)]
     if planned.vocabulary is None:
         unproved.append(
             "the checkpoint has no vocabulary, so the tokenizer's tokens were not checked; --vocab"
             " names one"
         )
+    written, wrong, case = None, list[str](), list[str]()
     try:
-        wrong = _tokenizer_faults(planned, folder)
+        if written := _written(planned, folder):
+            case = _other_case(planned.do_lower_case, written.lowers)
+            wrong = _token_faults(planned, folder, written)
     except PlanError as error:
         wrong = [*error.reasons]
     except (OSError, ValueError) as error:
         wrong = [f"a file of the tokenizer can't be read: {error}"]
-    return [_check("tokenizer", wrong, f"the vocabulary has the model's {_rows(folder):,} tokens")]
+    right = f"the vocabulary has the model's {_rows(folder):,} tokens"
+    has = expected or (counted(len(written.tokens), "token") if written else "none")
+    found = "; ".join(listed(wrong, _MOST_SHOWN)) or has
+    same = False if wrong else None if tokens is None or written is None else True
+    facts = [Fact("tokenizer", expected, found, same)]
+    if written is not None:
+        facts.append(_casing(planned.do_lower_case, written.lowers, case))
+    return [_check("tokenizer", [*wrong, *case], right)], facts
+
+
+def _casing(expected: bool | None, lowers: dict[str, bool], wrong: list[str]) -> Fact:
+    words = {True: "lower-cases", False: "keeps case", None: ""}
+    found = "; ".join(wrong) or words[next(iter(lowers.values()), None)] or "not told"
+    same = False if wrong else None if expected is None or not lowers else True
+    return Fact("casing", words[expected], found, same)
 
 
 def _rows(folder: ModelFolder) -> int:
@@ -269,10 +332,8 @@ def _rows(folder: ModelFolder) -> int:
     return rows if isinstance(rows, int) else 0
 
 
-def _tokenizer_faults(planned: Planned, folder: ModelFolder) -> list[str]:
-    written, wrong = _written(planned, folder), []
-    if written is None:
-        return []
+def _token_faults(planned: Planned, folder: ModelFolder, written: Written) -> list[str]:
+    wrong = []
     if len(written.tokens) not in (_rows(folder), _rows(folder) - planned.padding):
         wrong.append(
             f"the number of tokens in the vocabulary is {len(written.tokens):,}, but vocab_size is"
@@ -284,7 +345,6 @@ def _tokenizer_faults(planned: Planned, folder: ModelFolder) -> list[str]:
         config = msgspec.json.decode(data, type=dict[str, object])
     wrong += _other_tokens(planned, written.tokens)
     wrong += _other_special_tokens(load_tokenizer(written.kind), config, written.tokens)
-    wrong += _other_case(planned.do_lower_case, written.lowers)
     return wrong
 
 

@@ -38,6 +38,7 @@ class ByRecord(Struct, frozen=True):
 
     notes: list[str] = []
     unproved: list[str] = []
+    believed: list[str] = []  # the facts that only the record tells
 
 
 def prepare_again(
@@ -286,7 +287,7 @@ def _by_record(prepared: Prepared, options: Options, provenance: Provenance) -> 
     step = prepared.options.step
     if options.step is None and step is not None:
         notes.append(f"the checkpoint of step {step} was taken, because OUT was made from it")
-    unproved = []
+    unproved, believed = [], []
     labels = provenance.labels
     if labels and prepared.labels is None:
         unproved.append(
@@ -298,9 +299,10 @@ def _by_record(prepared: Prepared, options: Options, provenance: Provenance) -> 
         tokens = vocabulary[: len(vocabulary) - prepared.padding]
         told, why = infer_casing(prepared.checkpoint, prepared.mapping, prepared.tokenizer, tokens)
         if told is not lowers:
+            believed.append("casing")
             unproved.append(
                 f"the tokenizer {'lower-cases' if lowers else 'does not lower-case'} text as"
                 f" {PROVENANCE} records it; without --lower-case or --no-lower-case, a conversion"
                 f" takes the opposite: {why}"
             )
-    return ByRecord(notes, unproved)
+    return ByRecord(notes, unproved, believed)

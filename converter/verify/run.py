@@ -19,7 +19,7 @@ from ..storage.files import Progress
 from ..storage.location import parse_location
 from ..text import pip_install
 from ..tokenizers.registry import load_tokenizer
-from .metadata import padding_id, prove_metadata
+from .metadata import bits_fact, padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
 from .provenance import prepare_again
 from .variables import CheckpointVariables
@@ -161,6 +161,10 @@ def _prove(
                 verdict,
                 notes=[*verdict.notes, *by_record.notes, *by_record.unproved],
                 unproved=[*verdict.unproved, *by_record.unproved],
+                facts=[
+                    replace(fact, same=None) if fact.name in by_record.believed else fact
+                    for fact in verdict.facts
+                ],
             )
         except VerificationError as error:
             shown = str(error).replace(str(path_on_disk), location.shown)
@@ -293,6 +297,7 @@ def _verify(
     variables = CheckpointVariables(prepared)
     checks, matches = prove_weights(prepared, variables, folder, progress)
     metadata = prove_metadata(prepared, variables, folder, matches)
+    facts = [bits_fact(checks, matches), *metadata.facts]
     checks += metadata.checks
     notes += metadata.notes
     unproved = [*prepared.plan.untold, *prepared.plan.doubts, *metadata.unproved]
@@ -333,6 +338,7 @@ def _verify(
         notes=[*notes, *unproved],
         unproved=unproved,
         positions=POSITIONS if sequences else 0,
+        facts=facts,
     )
 
 

@@ -37,6 +37,15 @@ class Check(Struct, frozen=True):
     detail: str
 
 
+class Fact(Struct, frozen=True):
+    """One thing about the model, as the checkpoint has it and as the folder has it."""
+
+    name: str  # bits, heads, activation, casing, tokenizer, config
+    expected: str  # "" if nothing tells it
+    found: str  # in the folder, or what is wrong there
+    same: bool | None  # None if nothing but the folder tells it
+
+
 class Match(Struct, frozen=True):
     """A tensor of the folder and the variable that it must be."""
 
@@ -175,6 +184,7 @@ class Verdict(Struct, frozen=True):
     record: Recording | None = None  # None where the checkpoint itself was read
     versions: dict[str, str] = {}  # of Python and of the packages that computed
     faulty: list[Faulty] = []  # in the order of the forward pass
+    facts: list[Fact] = []  # what level weights found, in a few words
 
     @property
     def passed(self) -> bool:
