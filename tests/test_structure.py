@@ -96,7 +96,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("verify",),
     ("batch",),
     ("terminal",),
-    ("cli", "__main__"),
+    ("cli", "__main__", "pytest_plugin"),
 ]
 
 

@@ -112,11 +112,14 @@ def test_it_requires_neither_torch_nor_tensorflow(about: Message) -> None:
     assert not core & {"torch", "tensorflow", "tensorflow-cpu", "transformers", "matplotlib"}
 
 
-def test_it_installs_the_command(wheel: Path, names: list[str]) -> None:
+def test_it_installs_the_command_and_the_pytest_plugin(wheel: Path, names: list[str]) -> None:
     (name,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(name).decode()
-    assert text.split() == ["[console_scripts]", "bertconvert", "=", "bertconvert.cli:run"]
+    assert text.split("\n\n") == [
+        "[console_scripts]\nbertconvert = bertconvert.cli:run",
+        "[pytest11]\nbertconvert = bertconvert.pytest_plugin\n",
+    ]
 
 
 def test_it_converts_where_nothing_else_of_the_project_is(

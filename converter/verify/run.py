@@ -118,10 +118,15 @@ def verify(
     Raises:
         CheckpointError, MappingError, PlanError: as `prepare` raises them.
         MissingOptionError: an option is missing that the conversion had.
-        VerificationError: OUT can't be opened, or a level can't be run on it.
+        VerificationError: OUT can't be opened, a level can't be run on it, or a package that it
+            needs is not installed.
         ValueError: there is no such level, or `text` is given for level weights.
     """
     level = checked_level(level)
+    if missing := missing_extras(level):
+        raise VerificationError(
+            f"level {level} needs {', '.join(missing)}: {how_to_install(missing)}"
+        )
     if samples < 1 or seed < 0:
         raise ValueError(f"samples is {samples} and seed {seed}; at least 1 and 0 are needed")
     if text is not None and level == LEVELS[0]:
