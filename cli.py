@@ -24,6 +24,7 @@ import click
 from . import __version__
 from .converter.choices import LEVELS, Activation, DType, Format, ProblemType, Step
 from .converter.interrupts import STOPS
+from .converter.layout import VERIFICATION
 from .converter.terminal import (
     Board,
     Progress,
@@ -681,6 +682,9 @@ def _json_lines() -> Callable[["Event"], None]:
 @click.option(
     "--text", type=_EXISTING, help="A text file whose lines to use in place of random sequences."
 )
+@click.option(
+    "--save", is_flag=True, help="Write what was proved into OUT: verification.json and its card."
+)
 @click.option("--junit", type=_FILE, help="Write JUnit XML, for CI.")
 @click.option("--html", type=_FILE, help="Write an HTML page with charts.")
 @click.option(
@@ -703,6 +707,7 @@ def verify(
     samples: int,
     seed: int,
     text: Path | None,
+    save: bool,
     junit: Path | None,
     html: Path | None,
     form: str | None,
@@ -728,7 +733,7 @@ def verify(
     forms = [(junit, report.to_junit), (html, report.to_html)]
     reports = _Reports([(path, write) for path, write in forms if path is not None])
     with _reporting(reports, ckpt, out, form):
-        verdict = _verdict(ckpt, out, level, samples, seed, text, html, _given(options))
+        verdict = _verdict(ckpt, out, level, samples, seed, text, save, html, _given(options))
     problems = reports.write(verdict)
     with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
         if form == "json":
@@ -739,6 +744,9 @@ def verify(
             with _commands_stopped():
                 show_report(report.lines(verdict))
             problems += _tell_github(verdict)
+    if save:
+        done = f"{VERIFICATION} was written into {_shown(out)}"
+        say(done if verdict.passed else "nothing was saved, because the verdict is FAIL")
     if problems:
         raise click.ClickException("\n".join(problems))
     ctx.exit(0 if verdict.passed else 1)
@@ -751,10 +759,12 @@ def _verdict(
     samples: int,
     seed: int,
     text: Path | None,
+    save: bool,
     html: Path | None,
     options: dict[str, Any],
 ) -> "Verdict":
     from .converter.errors import MissingOptionError
+    from .converter.storage.location import DiskPath, parse_location
     from .converter.verify import highest_level, missing_extras
     from .converter.verify import verify as prove
 
@@ -763,6 +773,8 @@ def _verdict(
         missing = missing_extras("outputs")
         needs = f", which needs {_missing(missing)}" if missing else ""
         raise click.UsageError(f"--text needs --level outputs or gradients{needs}")
+    if save and not isinstance(parse_location(out), DiskPath):
+        raise click.UsageError("--save needs an OUT that is a folder on a disk")
     if html is not None and (missing := missing_extras("weights", html=True)):
         raise click.UsageError(f"--html needs {_missing(missing)}")
     runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
@@ -778,6 +790,7 @@ def _verdict(
                 samples=samples,
                 seed=seed,
                 text=text,
+                save=save,
                 progress=progress,
                 **options,
             )

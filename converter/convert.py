@@ -15,7 +15,7 @@ from .checkpoint.discover import checkpoint_files
 from .checkpoint.names import INDEX, is_index
 from .errors import OutputError
 from .labels import generic_name
-from .layout import CARD, CONFIG, PROVENANCE, WEIGHTS
+from .layout import CARD, CONFIG, PROVENANCE, VERIFICATION, WEIGHTS
 from .model_card import model_card
 from .options import DEFAULTS, Options, make_options
 from .prepare import Prepared, data_files, prepare
@@ -24,6 +24,17 @@ from .storage.files import Progress
 from .storage.location import Location, parse_location
 from .text import as_text, joined, to_json_lines
 from .tokenizers.registry import load_tokenizer
+
+
+class Proof(Struct, frozen=True):
+    """What was proved of a model folder, for all who read it."""
+
+    sentence: str  # for a terminal
+    card: str  # for the model card, as Markdown
+    document: bytes  # of verification.json
+
+
+Prove = Callable[[Prepared, Path], Proof | None]
 
 
 class Conversion(Struct, frozen=True):
@@ -50,7 +61,7 @@ def convert(
     *,
     force: bool = False,
     progress: Progress | None = None,
-    prove: Callable[[Prepared, Path], str] | None = None,
+    prove: Prove | None = None,
     **changes: Any,
 ) -> Conversion:
     """Convert a TensorFlow checkpoint into a model folder that transformers loads.
@@ -62,7 +73,8 @@ def convert(
         force: whether a model in `out` is replaced.
         progress: told of the bytes that are done.
         prove: called with what was prepared and the new folder, before the folder is published. It
-            gives a sentence for the card, or raises an error; then nothing is published.
+            gives what it proved, which goes to verification.json and the card, or None; or it
+            raises an error, and nothing is published.
         **changes: single options by name, which replace those of `options`, such as
             `head="token", lower_case=True`.
 
@@ -114,7 +126,7 @@ def write_model(
     out: str,
     force: bool = False,
     progress: Progress | None = None,
-    prove: Callable[[Prepared, Path], str] | None = None,
+    prove: Prove | None = None,
 ) -> Conversion:
     """Write a conversion that is prepared; arguments and errors are those of `convert`."""
     plan = prepared.plan
@@ -123,8 +135,11 @@ def write_model(
         _write_tensors(prepared, stage, prepared.options.formats, progress)
         for name, content in small.items():
             (stage / name).write_bytes(content)
-        proof = prove(prepared, stage) if prove is not None else ""
-        (stage / CARD).write_bytes(as_text(model_card(prepared, proof)).encode())
+        proof = prove(prepared, stage) if prove is not None else None
+        if proof is not None:
+            (stage / VERIFICATION).write_bytes(proof.document)
+        card = model_card(prepared, proof.card if proof is not None else "")
+        (stage / CARD).write_bytes(as_text(card).encode())
         files = {file.name: file.stat().st_size for file in sorted(stage.iterdir())}
     return Conversion(
         out=out,
@@ -138,7 +153,7 @@ def write_model(
         files=files,
         dropped=dict(Counter(drop.reason for drop in plan.dropped)),
         notes=prepared.notes,
-        proof=proof,
+        proof=proof.sentence if proof is not None else "",
     )
 
 

@@ -7,6 +7,7 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 CONFIG = "config.json"
 PROVENANCE = "conversion.json"
 CARD = "README.md"
+VERIFICATION = "verification.json"  # what was proved, and with what
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
@@ -28,6 +29,7 @@ MODEL_FILES = frozenset(
         TOKENIZER,
         TOKENIZER_CONFIG,
         TORCH,
+        VERIFICATION,
         VOCABULARY,
     }
 )

@@ -43,12 +43,18 @@ _CARD = """\
 {notes}
 ## How to verify
 
-{proof}`bertconvert verify CHECKPOINT FOLDER` checks this folder against the checkpoint: \
+{proof}
+
+`bertconvert verify CHECKPOINT FOLDER` checks this folder against the checkpoint: \
 {checked}. `conversion.json` lists, for every tensor, the variable that it came from, the \
 transform, and the variable's crc32c. The crc32c is TensorFlow's, from the checkpoint's index, and \
 was checked when the variable was read. `bertconvert explain CHECKPOINT` shows the same without \
-converting. Converting the checkpoint again gives the same files, byte for byte.
+converting. Converting the checkpoint again gives the same weights, config, tokenizer and \
+`conversion.json`, byte for byte.
 {papers}"""
+
+# What was proved is between these lines, so that a later proof can replace it.
+_PROOF_BEGINS, _PROOF_ENDS = "<!-- bertconvert: what was proved -->", "<!-- end of the proof -->"
 
 _USAGE = """\
 ```python
@@ -83,7 +89,7 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
 
     Args:
         prepared: the conversion.
-        proof: a sentence on what was proved; "" if nothing was.
+        proof: what was proved, as Markdown; "" if nothing was.
     """
     plan, mapping = prepared.plan, prepared.mapping
     release = recognise(plan, prepared.do_lower_case)
@@ -106,10 +112,27 @@ def model_card(prepared: Prepared, proof: str = "") -> str:
         notes=_section(
             "What the converter noted", [f"- {' '.join(note.split())}" for note in plan.notes]
         ),
-        proof=f"{proof}\n\n" if proof else "",
+        proof=_proof_section(proof),
         checked="tensors, outputs and gradients" if mapping.reference else "all tensors",
         papers=_papers(prepared, release),
     )
+
+
+def with_proof(card: str, proof: str) -> str | None:
+    """A card with another proof; None if it has no place for one, such as a card of others.
+
+    Args:
+        card: the card, which may have been edited.
+        proof: what was proved, as Markdown.
+    """
+    before, begins, rest = card.partition(_PROOF_BEGINS)
+    _, ends, after = rest.partition(_PROOF_ENDS)
+    return f"{before}{_proof_section(proof)}{after}" if begins and ends else None
+
+
+def _proof_section(proof: str) -> str:
+    text = f"\n{proof.strip().replace('<!--', '&lt;!--')}\n\n" if proof else ""
+    return f"{_PROOF_BEGINS}\n{text}{_PROOF_ENDS}"
 
 
 def _section(title: str, lines: list[str]) -> str:

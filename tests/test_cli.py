@@ -332,7 +332,7 @@ class TestTf2pt:
         paths = {"CKPT": str(fixtures / "encoder"), "OUT": str(tmp_path / "out")}
         result = run("tf2pt", *(paths.get(argument, argument) for argument in arguments))
         assert result.exit_code == 0, result.stderr
-        assert "Verified before it was published" in result.stdout
+        assert "Verified: every tensor" in result.stdout
 
     def test_force_is_needed_once_the_folder_is_there(
         self, pretraining: Path, tmp_path: Path

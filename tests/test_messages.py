@@ -613,6 +613,9 @@ def proofs(t: Transcript) -> None:
     t.run("verify plain model --level weights --junit nowhere/verdict.xml")
     t.run("verify nowhere model --level weights --json")
     t.run("verify plain model --level weights --text plain/vocab.txt")
+    t.run("verify encoder proved --level weights --save", "what was proved is saved")
+    t.run("verify pretraining other-vocabulary --level weights --save")
+    t.run("verify encoder s3://models/tiny --level weights --save")
 
 
 def batches(t: Transcript) -> None:

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from ... import __version__
 from ..checkpoint.checksum import crc32c
 from ..choices import LEVELS
-from ..convert import small_files, spare_checkpoints, write_model
+from ..convert import Proof, small_files, spare_checkpoints, write_model
 from ..errors import BertconvertError, BusyError, OutputError, PlanError, VerificationError
-from ..layout import MODEL_FILES, PROVENANCE, WEIGHTS
+from ..layout import MODEL_FILES, PROVENANCE, VERIFICATION, WEIGHTS
 from ..prepare import Prepared, prepare
 from ..safetensors_writer import safetensors_size
 from ..storage.files import Progress
 from ..storage.location import DiskPath, Location, parse_location
-from ..verify import level_of, prover, verify_prepared
+from ..verify import level_of, proof_of, prover, save_proof, verify_prepared
 from ..verify.report import lines
 from .jobs import Job
 from .table import ModelRow
@@ -104,7 +104,7 @@ def _do(task: Task, progress: Progress) -> Outcome:
     row = _row(job, prepared)
     prove = None if task.level is None else prover(task.level)
 
-    def complete(prepared: Prepared, stage: Path) -> str:
+    def complete(prepared: Prepared, stage: Path) -> Proof | None:
         nonlocal row
         row = replace(
             row,
@@ -113,7 +113,7 @@ def _do(task: Task, progress: Progress) -> Outcome:
             provenance=hashlib.sha256((stage / PROVENANCE).read_bytes()).hexdigest(),
         )
         if prove is None:
-            return ""
+            return None
         progress("verifying", 0, 0)
         row = replace(row, verified=level_of(prepared, task.level))
         return prove(prepared, stage)
@@ -169,7 +169,8 @@ def _known_row(
     )
     known = task.known
     if known and (known.provenance, known.nbytes) == (row.provenance, row.nbytes):
-        return replace(row, crc32c=known.crc32c, verified=known.verified)
+        has_proof = bool(known.verified) and target.join(VERIFICATION).size() is not None
+        return replace(row, crc32c=known.crc32c, verified=known.verified if has_proof else "")
     if isinstance(target, DiskPath):
         return replace(row, crc32c=_crc32c(Path(target.join(row.file)), progress))
     return None
@@ -183,9 +184,11 @@ def _unchanged(
     if level and not _is_proved(row.verified, level):
         with target.on_disk(MODEL_FILES, progress) as folder:
             verdict = verify_prepared(prepared, folder, level=level)
-        if not verdict.passed:
-            text = "\n".join([f"{target.shown} exists, and fails:", *lines(verdict)])
-            raise VerificationError(text)
+            if not verdict.passed:
+                text = "\n".join([f"{target.shown} exists, and fails:", *lines(verdict)])
+                raise VerificationError(text)
+            proof = proof_of(verdict, folder)
+        save_proof(proof, target)
         row = replace(row, verified=level)
     return Outcome(task.number, "unchanged", row)
 

@@ -184,8 +184,13 @@ class DiskPath(Struct, frozen=True):
             raise OutputError(f"{self.shown} can't be read: {error.strerror}") from error
         return None if stat.S_ISDIR(found.st_mode) else found.st_size
 
-    def write_bytes(self, content: bytes) -> None:
+    def write_bytes(self, content: bytes, flush: bool = False) -> None:
         """Write a small file, whole or not at all.
+
+        Args:
+            content: all of it.
+            flush: whether it is on the disk when it takes the place of another, which matters
+                where that can't be written again.
 
         Raises:
             OutputError: it can't be written.
@@ -194,7 +199,11 @@ class DiskPath(Struct, frozen=True):
         unfinished = path.with_name(f".{path.name}.bertconvert")
         try:
             with held():
-                unfinished.write_bytes(content)  # not flushed to the disk: it can be written again
+                with unfinished.open("wb") as file:
+                    file.write(content)
+                    if flush:
+                        file.flush()
+                        os.fsync(file.fileno())
                 os.rename(unfinished, path)
         except OSError as error:
             with suppress(OSError):
@@ -369,7 +378,7 @@ class Url(Struct, frozen=True):
 
         return size(self.url)
 
-    def write_bytes(self, content: bytes) -> None:
+    def write_bytes(self, content: bytes, flush: bool = False) -> None:
         from .remote_file import write_bytes
 
         write_bytes(self.url, content)

@@ -12,6 +12,7 @@ from .run import (
     verify_prepared,
 )
 from .verdict import Failure, Verdict
+from .verification import proof_of, save_proof
 
 __all__ = [
     "Failure",
@@ -22,7 +23,9 @@ __all__ = [
     "how_to_install",
     "level_of",
     "missing_extras",
+    "proof_of",
     "prover",
+    "save_proof",
     "verify",
     "verify_prepared",
 ]

@@ -12,6 +12,7 @@ from ..checkpoint.dtypes import numpy_dtype
 from ..checkpoint.protos import Malformed
 from ..errors import CheckpointError, ModelError, VerificationError
 from ..layout import (
+    CARD,
     CONFIG,
     MODEL_FILES,
     PROVENANCE,
@@ -20,6 +21,7 @@ from ..layout import (
     TOKENIZER_FILES,
     TORCH,
     TORCH_INDEX,
+    VERIFICATION,
 )
 from ..prepare import SourceFile
 from ..state_dict import open_torch, weight_map
@@ -120,6 +122,17 @@ def files_at(location: Location) -> set[str]:
     found = folder.names()
     shards = [_shards(folder.open(i)) for s, i in _INDEXES.items() if s not in found and i in found]
     return names.union(*shards)
+
+
+def files_read(folder: ModelFolder) -> list[str]:
+    """The names of the files of a model folder that a proof has read."""
+    small = {*MODEL_FILES, *TOKENIZER_FILES} - {CARD, VERIFICATION, *_INDEXES}
+    names = {name for name in small if (folder.path / name).exists()}
+    for name in _INDEXES:
+        if found := _parts(folder.path, name):
+            file, parts = found
+            names |= {file, *(part.name for part in parts)} if file in folder.files else set()
+    return sorted(names)
 
 
 def _weights(path: Path, notes: list[str]) -> "dict[str, Mapping[str, Array]]":

@@ -33,6 +33,14 @@ MEANING = {
 }
 """What it means that a level is passed."""
 
+BOUNDS = {
+    "float64_relative": SAME_FUNCTION,
+    "float32_ratio": ACCURACY_RATIO,
+    "float32_ulps": ACCURACY_ULPS,
+    "gradient_relative": SAME_GRADIENT,
+}
+"""The bounds that a verdict was held to, by their names in JSON."""
+
 _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 
 
@@ -96,8 +104,8 @@ def activation_sentence(verdict: Verdict) -> str:
     return f"{found.matches} matches; {found.other} would move {found.where} by {found.cost:.1e}"
 
 
-def card_sentence(verdict: Verdict) -> str:
-    """A verdict that passed, for a model card: the bounds, and no figure of one machine."""
+def findings(verdict: Verdict) -> str:
+    """What a verdict that passed says, and within which bounds; no figure of one machine."""
     equal = "the cast of its variable" if any(m.cast for m in verdict.matches) else "its variable"
     bits = "" if any(m.cast for m in verdict.matches) else ", bit for bit"
     parts = [f"every tensor equals {equal}{bits}, and every variable is accounted for"]
@@ -110,7 +118,7 @@ def card_sentence(verdict: Verdict) -> str:
     if verdict.level == "gradients":
         parts.append(f"all gradients agree within {SAME_GRADIENT:.0e}")
     unproved = "".join(f" Not proved: {fact}." for fact in verdict.unproved)
-    return f"Verified before it was published: {'; '.join(parts)}.{unproved}"
+    return f"{'; '.join(parts)}.{unproved}"
 
 
 def sequences_text(verdict: Verdict) -> str:
@@ -131,29 +139,26 @@ def to_json(verdict: Verdict | Failure) -> bytes:
     document = {
         "tool": f"bertconvert {__version__}",
         "passed": verdict.passed,
-        "bounds": {
-            "float64_relative": SAME_FUNCTION,
-            "float32_ratio": ACCURACY_RATIO,
-            "float32_ulps": ACCURACY_ULPS,
-            "gradient_relative": SAME_GRADIENT,
-        },
+        "bounds": BOUNDS,
         **msgspec.to_builtins(verdict),
+        "outputs": [output_figures(output) for output in verdict.outputs],
     }
-    document["outputs"] = [
-        {
-            **msgspec.to_builtins(output),
-            "relative": output.relative,
-            "ratio": output.ratio,
-            "share": output.share,
-            "ulp": output.ulp,
-        }
-        for output in verdict.outputs
-    ]
     document["gradients"] = [
         {**msgspec.to_builtins(gradient), "relative": gradient.relative}
         for gradient in verdict.gradients
     ]
     return to_json_lines(document)
+
+
+def output_figures(output: Output) -> dict[str, object]:
+    """An output with its relative figures, for JSON."""
+    return {
+        **msgspec.to_builtins(output),
+        "relative": output.relative,
+        "ratio": output.ratio,
+        "share": output.share,
+        "ulp": output.ulp,
+    }
 
 
 def to_junit(verdict: Verdict | Failure) -> bytes:

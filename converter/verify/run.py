@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..choices import LEVELS
+from ..convert import Proof, Prove
 from ..errors import VerificationError
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import Prepared
@@ -22,8 +23,10 @@ from ..tokenizers.registry import load_tokenizer
 from .metadata import bits_fact, padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
 from .provenance import prepare_again
+from .report import findings, lines
 from .variables import CheckpointVariables
 from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
+from .verification import check_place, outdated, proof_of, save_proof
 from .weights import part_of_class, prove_weights, tensor_names
 
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ def verify(
     samples: int = SAMPLES,
     seed: int = 0,
     text: Path | None = None,
+    save: bool = False,
     progress: Progress | None = None,
     **changes: Any,
 ) -> Verdict:
@@ -109,6 +113,8 @@ def verify(
         samples: the number of sequences that go through both models.
         seed: of those sequences, and of the labels for the gradients.
         text: a file of UTF-8 text whose lines are the sequences, in place of seeded ones.
+        save: whether a verdict that passes is written into OUT, which is a folder on a disk: to
+            verification.json, and to the card if it has a place for it.
         progress: told of the bytes of the weights that are compared.
         **changes: single options, which go over `options`.
 
@@ -120,19 +126,22 @@ def verify(
         MissingOptionError: an option is missing that the conversion had.
         VerificationError: OUT can't be opened, a level can't be run on it, or a package that it
             needs is not installed.
-        ValueError: there is no such level, or `text` is given for level weights.
+        OutputError: the verdict can't be saved.
+        ValueError: there is no such level, `text` is given for level weights, or `save` for a URL.
     """
     level = checked_level(level)
     if missing := missing_extras(level):
         raise VerificationError(
             f"level {level} needs {', '.join(missing)}: {how_to_install(missing)}"
         )
+    if save:
+        check_place(parse_location(out))
     if samples < 1 or seed < 0:
         raise ValueError(f"samples is {samples} and seed {seed}; at least 1 and 0 are needed")
     if text is not None and level == LEVELS[0]:
         raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
-    return _prove(path, out, options, level, samples, seed, text, progress)
+    return _prove(path, out, options, level, samples, seed, text, progress, save)
 
 
 def _prove(
@@ -144,6 +153,7 @@ def _prove(
     seed: int = 0,
     text: Path | None = None,
     progress: Progress | None = None,
+    is_saved: bool = False,
     is_newer: bool = False,
 ) -> Verdict:
     """As `verify`. If the checkpoint was made from the folder, `is_newer`.
@@ -162,7 +172,7 @@ def _prove(
             verdict = _verify(
                 prepared, folder, location.shown, level, samples, seed, text, progress
             )
-            return replace(
+            verdict = replace(
                 verdict,
                 notes=[*verdict.notes, *by_record.notes, *by_record.unproved],
                 unproved=[*verdict.unproved, *by_record.unproved],
@@ -171,6 +181,11 @@ def _prove(
                     for fact in verdict.facts
                 ],
             )
+            if is_saved and verdict.passed:
+                note = save_proof(proof_of(verdict, path_on_disk), location)
+            else:
+                note = "" if is_newer else outdated(path_on_disk)
+            return replace(verdict, notes=[*verdict.notes, note]) if note else verdict
         except VerificationError as error:
             shown = str(error).replace(str(path_on_disk), location.shown)
             raise type(error)(shown) from error
@@ -218,12 +233,9 @@ def verify_prepared(
     return _verify(prepared, open_folder(folder), str(folder), level, SAMPLES, 0, None, progress)
 
 
-def prover(
-    level: str | None = None, progress: Progress | None = None
-) -> Callable[[Prepared, Path], str]:
+def prover(level: str | None = None, progress: Progress | None = None) -> Prove:
     """What `convert` takes as `prove`: a folder that fails is not published.
 
-    It gives a sentence for the card, without figures, because those differ from machine to machine.
     A failure raises VerificationError with the report.
 
     Args:
@@ -232,8 +244,9 @@ def prover(
     """
     checked_level(level)
 
-    def prove(prepared: Prepared, folder: Path) -> str:
-        return _sentence(verify_prepared(prepared, folder, level=level, progress=progress))
+    def prove(prepared: Prepared, folder: Path) -> Proof:
+        verdict = _passed(verify_prepared(prepared, folder, level=level, progress=progress))
+        return proof_of(verdict, folder)
 
     return prove
 
@@ -254,18 +267,20 @@ def back_prover(
 
     def prove(checkpoint: Path, options: Options) -> str:
         verdict = _prove(checkpoint, model, options, level, progress=progress, is_newer=True)
-        return _sentence(verdict)
+        return f"Verified: {findings(_passed(verdict))}"
 
     return prove
 
 
-def _sentence(verdict: Verdict) -> str:
-    """The sentence of a verdict that is passed."""
-    from .report import card_sentence, lines
+def _passed(verdict: Verdict) -> Verdict:
+    """The verdict.
 
+    Raises:
+        VerificationError: it is not passed.
+    """
     if not verdict.passed:
         raise VerificationError("\n".join([*lines(verdict), "Nothing was published."]))
-    return card_sentence(verdict)
+    return verdict
 
 
 class _Ran(Struct, frozen=True):
@@ -344,6 +359,7 @@ def _verify(
         unproved=unproved,
         positions=POSITIONS if sequences else 0,
         facts=facts,
+        sources=prepared.sources,
     )
 
 

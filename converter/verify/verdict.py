@@ -4,6 +4,7 @@ import math
 
 from msgspec import Struct
 
+from ..prepare import SourceFile
 from ..scope import Dropped
 
 SAME_FUNCTION = 1e-11
@@ -185,6 +186,7 @@ class Verdict(Struct, frozen=True):
     versions: dict[str, str] = {}  # of Python and of the packages that computed
     faulty: list[Faulty] = []  # in the order of the forward pass
     facts: list[Fact] = []  # what level weights found, in a few words
+    sources: list[SourceFile] = []  # the checkpoint's index, config and vocabulary
 
     @property
     def passed(self) -> bool:

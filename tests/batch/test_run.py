@@ -9,6 +9,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crc32c import crc32c
@@ -604,6 +605,11 @@ class TestADisk:
         assert run(fixtures / "squad", out).exit_code == 0
 
 
+def proof(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "verification.json").read_bytes())
+    return found
+
+
 class TestVerifying:
     def test_is_told_in_the_table_and_on_the_card(self, fixtures: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
@@ -613,15 +619,16 @@ class TestVerifying:
         for name, row in table(out).items():
             assert row["verdict"] == "verified: weights"
             assert family(out)[name]["verified"] == "weights"
-            card = (out / name / "README.md").read_text()
-            assert "Verified before it was published: every tensor equals its variable" in card
+            assert "Verified at level weights" in (out / name / "README.md").read_text()
+            assert proof(out / name)["levels"] == {"weights": True}
 
-    def test_changes_nothing_but_the_card(
+    def test_changes_nothing_but_the_card_and_adds_the_proof(
         self, fixtures: Path, tmp_path: Path, whole: Path
     ) -> None:
         assert run(fixtures / "squad", tmp_path / "out", "--verify", "weights").exit_code == 0
         verified, plain = tree(tmp_path / "out" / "squad"), tree(whole / "squad")
         assert [name for name in plain if verified[name] != plain[name]] == ["README.md"]
+        assert verified.keys() - plain.keys() == {"verification.json"}
 
     def test_afterwards_looks_at_what_is_there_and_says_so(
         self, fixtures: Path, done: Path
@@ -632,7 +639,29 @@ class TestVerifying:
         assert "6 unchanged" in result.output
         assert result.stderr.count("verified: weights") == 6
         assert {row["verdict"] for row in table(done).values()} == {"verified: weights"}
-        assert {name: stamps(done / name) for name in FIXTURES} == before
+        for name in FIXTURES:
+            after = stamps(done / name)
+            changed = {file for file in after if before[name].get(file) != after[file]}
+            assert changed == {"README.md", "verification.json"}
+            assert proof(done / name)["levels"] == {"weights": True}
+
+    def test_afterwards_gives_what_a_conversion_that_is_proved_gives(
+        self, fixtures: Path, done: Path, tmp_path: Path
+    ) -> None:
+        assert run(fixtures / "squad", done, "--verify", "weights").exit_code == 0
+        assert run(fixtures / "squad", tmp_path / "new", "--verify", "weights").exit_code == 0
+        later, at_once = done / "squad", tmp_path / "new" / "squad"
+        assert {**proof(later), "made": ""} == {**proof(at_once), "made": ""}
+        assert tree(later)["README.md"] == tree(at_once)["README.md"]
+
+    def test_is_done_again_where_the_proof_is_gone(self, fixtures: Path, done: Path) -> None:
+        run(fixtures / "squad", done, "--verify", "weights")
+        assert convert(fixtures / "squad", done / "squad", force=True)
+        assert not (done / "squad" / "verification.json").exists()
+        assert run(fixtures / "squad", done).exit_code == 0
+        assert "verified" not in family(done)["squad"]
+        assert run(fixtures / "squad", done, "--verify", "weights").exit_code == 0
+        assert proof(done / "squad")["passed"]
 
     def test_is_remembered_by_later_runs(self, fixtures: Path, done: Path) -> None:
         run(fixtures / "squad", done, "--verify", "weights")

@@ -23,7 +23,7 @@ from bertconvert.converter.prepare import prepare
 from bertconvert.converter.tokenizers import wordpiece_reference
 from bertconvert.converter.verify import verify
 from bertconvert.converter.verify.outputs import as_tensors
-from bertconvert.converter.verify.report import card_sentence
+from bertconvert.converter.verify.report import findings
 from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.tensorflow_reader import read_variables
 
@@ -432,7 +432,7 @@ def test_a_text_goes_through_both_tokenizers(
     assert verdict.text is not None
     assert (verdict.text.name, verdict.text.lines, verdict.samples) == ("text.txt", 3, 3)
     assert verdict.text.sha256 == hashlib.sha256(text.read_bytes()).hexdigest()
-    said = card_sentence(verdict)
+    said = findings(verdict)
     assert "seeded" not in said and "3 lines of text.txt" in said
     tokenizer = (out / "tokenizer.json").read_text()
     (out / "tokenizer.json").write_text(

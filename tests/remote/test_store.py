@@ -9,6 +9,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from msgspec.structs import replace
 
 from bertconvert import (
     CheckpointError,
@@ -19,6 +20,8 @@ from bertconvert import (
     prepare,
 )
 from bertconvert import verify as prove
+from bertconvert.converter.batch import Job
+from bertconvert.converter.batch.task import Task, do
 from bertconvert.converter.checkpoint.names import may_be_index
 from bertconvert.converter.storage import upload
 from bertconvert.converter.storage.location import parse_location
@@ -79,6 +82,24 @@ class TestS3:
         }
         assert written == contents(converted(NAME))
         assert prove(fixtures / NAME, f"{bucket.url}/out/tiny", level="weights").passed
+
+    def test_has_the_proof_of_a_model_that_is_proved_later(
+        self, bucket: Bucket, fixtures: Path
+    ) -> None:
+        task = Task(
+            0, Job(NAME, str(fixtures / NAME)), str(fixtures / NAME), bucket.url, False, None
+        )
+        made = do(task, lambda *_: None)
+        before = bucket.objects()
+        proved = do(replace(task, level="weights", known=made.model), lambda *_: None)
+        assert (made.status, proved.status) == ("converted", "unchanged")
+        after = bucket.objects()
+        changed = {key for key in after if before.get(key) != after[key]}
+        assert changed == {f"{NAME}/verification.json", f"{NAME}/README.md"}
+        assert b'"passed": true' in after[f"{NAME}/verification.json"]
+        assert b"Verified at level weights" in after[f"{NAME}/README.md"]
+        convert(fixtures / NAME, f"{bucket.url}/{NAME}", force=True)
+        assert bucket.objects() == before
 
     def test_holds_archives(self, bucket: Bucket, fixtures: Path, tmp_path: Path) -> None:
         import shutil

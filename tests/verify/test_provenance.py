@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from bertconvert import PlanError, Verdict, convert, verify
 from bertconvert.cli import cli
 from bertconvert.converter.mapping import builtin_mappings
-from bertconvert.converter.verify.report import card_sentence
+from bertconvert.converter.verify.report import findings
 
 from ..helpers import changed_copy, with_labels
 
@@ -254,11 +254,13 @@ class TestAnAssumedNumberOfHeads:
         assert "num_attention_heads = 1" in str(facts[0])
         assert "2 facts are not proved" in page.read_text()
         verdict = plain(bare, out)
-        assert "Not proved: num_attention_heads = 1 is assumed" in card_sentence(verdict)
+        assert "Not proved: num_attention_heads = 1 is assumed" in findings(verdict)
 
     def test_is_in_the_card_of_a_conversion_that_was_proved(self, bare: Path, out: Path) -> None:
         result = run("tf2pt", bare, out, "--verify", "weights", "--json")
         assert "Not proved: num_attention_heads = 1" in json.loads(result.stdout)["proof"]
+        saved = json.loads((out / "verification.json").read_bytes())
+        assert "num_attention_heads = 1" in saved["unproved"][0]
         assert "Not proved: num_attention_heads = 1" in (out / "README.md").read_text()
 
     def test_is_no_assumption_if_the_caller_gives_it(self, bare: Path, out: Path) -> None:
