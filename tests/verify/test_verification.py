@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -67,6 +68,12 @@ class TestAConversionThatIsProved:
         provenance = json.loads((proved / "conversion.json").read_bytes())
         read = [one for one in provenance["sources"] if one["role"] != "data"]
         assert found["sources"] == read
+
+    def test_has_the_fields_that_the_page_describes_and_no_others(self, proved: Path) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "output-files.md").read_text()
+        section = page.partition("\n## verification.json\n")[2].partition("\n## ")[0]
+        cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", " ".join(cells)) == [*saved(proved)]
 
     def test_pins_each_file_but_the_card_so_that_sha256sum_checks_them(self, proved: Path) -> None:
         files = saved(proved)["files"]
