@@ -247,7 +247,7 @@ def to_html(verdict: Verdict | Failure) -> bytes:
     except ImportError as error:
         raise VerificationError(
             f"--html needs jinja2 and matplotlib, and {error.name} can't be imported. Install them:"
-            f" {pip_install('verify', 'jinja2', 'matplotlib')}"
+            f" {pip_install('html', 'jinja2', 'matplotlib')}"
         ) from error
     template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -42,6 +42,7 @@ POSITIONS = 32
 # The last Python that TensorFlow has packages for; pyproject.toml has it, too.
 _LAST_PYTHON = (3, 13)
 _EXTRAS = ("tensorflow", "torch", "transformers")
+_HTML = {"jinja2", "matplotlib"}
 
 
 def missing_extras(level: str, html: bool = False) -> list[str]:
@@ -49,38 +50,50 @@ def missing_extras(level: str, html: bool = False) -> list[str]:
 
     Imports nothing.
     """
-    needed = [*(_EXTRAS if level != "weights" else ()), *(("jinja2", "matplotlib") if html else ())]
+    needed = [*(_EXTRAS if level != "weights" else ()), *(sorted(_HTML) if html else ())]
     return [name for name in needed if find_spec(name) is None]
 
 
 def how_to_install(packages: Iterable[str]) -> str:
     """What to do about packages that are missing.
 
-    TensorFlow has none for every platform, so that pip may install the others only.
+    TensorFlow has none for every machine. A record that was made elsewhere takes its place.
     """
-    import platform
-
-    system = f"{platform.system()} {platform.machine()}"
-    names = {"transformers": "'transformers>=5'"}
-    if system == "Linux x86_64":  # where it is smaller
-        names["tensorflow"] = "tensorflow-cpu"
-    install = pip_install("verify", *(names.get(package, package) for package in packages))
-    if "tensorflow" not in packages:
-        return install
-    version = sys.version_info[:2]
-    if system not in ("Linux x86_64", "Linux aarch64", "Darwin arm64"):
-        here = system
-    elif platform.system() == "Linux" and platform.libc_ver()[0] != "glibc":
-        here = f"{system} without glibc"
-    elif version > _LAST_PYTHON:
-        here = f"Python {version[0]}.{version[1]}"
-    else:
+    missing = [*packages]
+    here = _machine_without_tensorflow() if "tensorflow" in missing else ""
+    if here:
+        missing.remove("tensorflow")
+    extra = "verify" if "tensorflow" in missing else "html" if {*missing} <= _HTML else "parity"
+    install = pip_install(extra, *(_on_this_machine(package) for package in missing))
+    if not here:
         return install
     return (
-        f"TensorFlow has no package for {here}. It has some for Python 3.11 to"
-        f" {_LAST_PYTHON[0]}.{_LAST_PYTHON[1]} on Linux with glibc, and on macOS arm64; there, use"
-        f" {install}. Level weights needs no TensorFlow"
+        f"TensorFlow has no package for {here}. Run `bertconvert record CKPT FILE` where it has one"
+        f" (Python 3.11 to {_LAST_PYTHON[0]}.{_LAST_PYTHON[1]} on Linux with glibc, or on macOS"
+        " arm64), and `bertconvert verify FILE OUT` here"
+        + (f", after {install}" if missing else "")
     )
+
+
+def _machine_without_tensorflow() -> str:
+    """What of this machine TensorFlow has no package for; "" if it has one."""
+    import platform
+
+    system, version = f"{platform.system()} {platform.machine()}", sys.version_info[:2]
+    if system not in ("Linux x86_64", "Linux aarch64", "Darwin arm64"):
+        return system
+    if platform.system() == "Linux" and platform.libc_ver()[0] != "glibc":
+        return f"{system} without glibc"
+    return f"Python {version[0]}.{version[1]}" if version > _LAST_PYTHON else ""
+
+
+def _on_this_machine(package: str) -> str:
+    """A package as pip takes it."""
+    import platform
+
+    if package == "tensorflow" and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        return "tensorflow-cpu"  # which is smaller
+    return "'transformers>=5'" if package == "transformers" else package
 
 
 def highest_level() -> str:

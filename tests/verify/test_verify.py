@@ -279,7 +279,7 @@ class TestWithoutAVerdict:
         ("Darwin", "arm64", "", (3, 13), ""),
     ],
 )
-def test_what_is_missing_says_where_tensorflow_has_packages(
+def test_what_is_missing_says_how_to_go_on_without_tensorflow(
     system: str,
     machine: str,
     libc: str,
@@ -292,9 +292,18 @@ def test_what_is_missing_says_where_tensorflow_has_packages(
     monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
     monkeypatch.setattr(sys, "version_info", version)
     told = run_module.how_to_install(["tensorflow", "torch"])
-    assert "pip install 'bertconvert[verify]'" in told
-    assert ("no package for" in told and reason in told) if reason else "no package" not in told
-    assert run_module.how_to_install(["jinja2"]).endswith("or pip install jinja2")
+    alone = run_module.how_to_install(["tensorflow"])
+    if reason:
+        assert told.startswith("TensorFlow has no package for ") and reason in told
+        assert "`bertconvert record CKPT FILE` where it has one" in told
+        assert told.endswith("here, after pip install 'bertconvert[parity]', or pip install torch")
+        assert alone.endswith("`bertconvert verify FILE OUT` here")
+    else:
+        package = "tensorflow-cpu" if machine == "x86_64" else "tensorflow"
+        assert told == f"pip install 'bertconvert[verify]', or pip install {package} torch"
+    assert run_module.how_to_install(["torch"]).startswith("pip install 'bertconvert[parity]', or")
+    html = run_module.how_to_install(["jinja2"])
+    assert html == "pip install 'bertconvert[html]', or pip install jinja2"
 
 
 def test_no_folder_at_all_is_said(fixtures: Path, tmp_path: Path) -> None:
