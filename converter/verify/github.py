@@ -8,7 +8,7 @@ from ... import __version__
 from ..choices import LEVELS
 from ..text import counted, cut, listed
 from .report import MEANING, activation_sentence, figures, names_of, plain, sequences_text
-from .verdict import SAME_GRADIENT, Failure, Output, Verdict
+from .verdict import SAME_GRADIENT, Fact, Failure, Output, Verdict
 
 Item = TypeVar("Item")
 
@@ -23,7 +23,7 @@ _PROPERTY = "%:,"
 
 # GitHub refuses a summary of more than 1 MiB. What is cut off here is in the other reports.
 _ROWS = 50
-_CELL = 400
+_CELL = 300
 
 # What Markdown or GitHub may take for markup: emphasis, links, HTML, the cells of a table, emoji,
 # mentions, formulas. As a character reference it is text everywhere, in a table, too.
@@ -90,6 +90,9 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         yield _table(
             ["Nothing in the reference says"], _few(verdict.unproved, lambda f: [_text(f)])
         )
+    if verdict.facts:
+        yield "### Facts"
+        yield _table(["", "reference", "model", ""], _few(verdict.facts, _fact))
     if verdict.outputs:
         yield "### Outputs"
         columns = ["output", "float64, relative", "TensorFlow, ULP", "PyTorch, ULP", "may be, ULP"]
@@ -127,6 +130,11 @@ def _level(verdict: Verdict, level: str) -> list[str]:
     if failed:
         return [level, "**DIFFERENT**", f"{failed:,} of {counted(len(checks), 'check')} failed"]
     return [level, "same", MEANING[level]]
+
+
+def _fact(fact: Fact) -> list[str]:
+    words = {True: "same", False: "**DIFFERENT**", None: "not proved"}
+    return [_text(fact.name), _text(fact.expected), _text(fact.found), words[fact.same]]
 
 
 def _output(output: Output) -> list[str]:

@@ -20,6 +20,7 @@ from bertconvert.converter.verify.verdict import (
     Activation,
     Cause,
     Check,
+    Fact,
     Faulty,
     Gradient,
     Output,
@@ -128,13 +129,14 @@ def test_a_pass_has_no_annotation_and_the_summary_says_what_was_proved(
     assert result.stdout.count("\n") == run(fixtures / "pretraining", out).stdout.count("\n") + 2
     text = job.read_text()
     assert text.startswith("<p>earlier\n\n## PASS: <code>")
-    levels, facts = tables(text.partition("\n\n")[2])
+    levels, facts, compared = tables(text.partition("\n\n")[2])
     assert [row[:2] for row in levels[1:]] == [
         ["weights", "same"],
         ["outputs", "not run"],
         ["gradients", "not run"],
     ]
-    assert ["model", "BertForPreTraining, 46 tensors"] in facts
+    assert ["model", "BertForPreTraining, 46 tensors"] in compared
+    assert ["heads", "2", "2", "same"] in facts
 
 
 def test_each_command_adds_to_the_summary(fixtures: Path, out: Path, job: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_difference_is_an_error_that_names_tensor_and_cause(
     assert f"The first tensor that differs: {name}" in message
     assert f"zeroed: {name}" in message
     assert "## FAIL: " in job.read_text()
-    levels, checks, causes, _ = tables(job.read_text().partition("\n\n")[2])
+    levels, checks, causes, *_ = tables(job.read_text().partition("\n\n")[2])
     assert levels[1] == ["weights", "DIFFERENT", "1 of 7 checks failed"]
     assert ["the first tensor", name] in checks
     assert causes[1][:2] == ["zeroed", name]
@@ -247,6 +249,7 @@ def everything(verdict: Verdict, text: str) -> Verdict:
         record=Recording(text, text, text, text),
         versions={text: text},
         faulty=[Faulty(text, 0.25)],
+        facts=[Fact(text, text, text, False), Fact(text, "", text, None)],
     )
 
 
@@ -275,6 +278,8 @@ def test_the_summary_has_figures_faulty_parts_and_the_record(verdict: Verdict) -
     rows = [row for table in cells for row in table]
     assert ["text", "5.0e-01", "0.8", "1.7", "3.4", "NO"] in rows
     assert ["text", "2.5e-01"] in rows
+    assert ["text", "text", "text", "DIFFERENT"] in rows
+    assert ["text", "", "text", "not proved"] in rows
     facts = dict(row for row in cells[-1])
     assert facts["reference"] == ("the golden record text, made text by text with TensorFlow text")
     assert facts["sequences"] == (
@@ -288,7 +293,7 @@ def test_whatever_is_found_github_takes_the_summary_and_the_annotations(
     text: str, verdict: Verdict
 ) -> None:
     most = everything(verdict, text)
-    lists = ("checks", "outputs", "causes", "unproved", "faulty", "gradients")
+    lists = ("checks", "outputs", "causes", "unproved", "faulty", "facts")
     most = replace(most, **{name: getattr(most, name) * 1000 for name in lists})
     for found in (most, Failure(text, text, "\n".join([text] * 1000))):
         assert len(github.summary(found).encode()) < 1 << 20
