@@ -20,13 +20,13 @@ Needs `bertconvert[verify]`.
 """
 
 import argparse
+import copy
 import json
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -227,55 +227,59 @@ FAULTS: dict[str, tuple[Callable[[Any], list[Any]], Callable[[Any], None]]] = {
 """What may go wrong in PyTorch's float32 model: which layers, and what happens to each."""
 
 
-@contextmanager
-def faulty(name: str) -> Iterator[None]:
-    """`verify` with a fault in the float32 model that it loads."""
-    from bertconvert.converter.verify import torch_model
-
-    original = torch_model.load_model
-
-    def load(*arguments: Any) -> tuple[Any, list[str]]:
-        model, random = original(*arguments)
-        if arguments[-1] == "float32":
-            where, fault = FAULTS[name]
-            chosen = where(model)
-            if not chosen:
-                raise ValueError(f"the model has no place for {name!r}")
-            for layer in chosen:
-                fault(layer)
-        return model, random
-
-    torch_model.load_model = load
-    try:
-        yield
-    finally:
-        torch_model.load_model = original
-
-
 class Prover:
-    """A checkpoint and its folder, loaded once, for many proofs of level outputs."""
+    """A checkpoint and its folder, for many proofs of level outputs."""
 
     def __init__(self, source: Path, out: Path, head: str | None) -> None:
         from bertconvert import convert
         from bertconvert.converter.models import load_reference
+        from bertconvert.converter.models.backend import tensorflow
         from bertconvert.converter.prepare import prepare
         from bertconvert.converter.verify.model_folder import open_folder
-        from bertconvert.converter.verify.outputs import open_sides
+        from bertconvert.converter.verify.original import architecture_of
+        from bertconvert.converter.verify.outputs import FolderVariables
+        from bertconvert.converter.verify.torch_model import load_model
+        from bertconvert.converter.verify.variables import CheckpointVariables
+        from bertconvert.converter.verify.weights import prove_weights
 
+        tensorflow()  # in this process, so that it starts once
         convert(source, out, head=head)
-        self.prepared = prepare(source, head=head)
-        self.folder = open_folder(out)
-        reference = load_reference(self.prepared.mapping.reference)
-        self.sides = open_sides(self.prepared, self.folder, reference, [], [])
+        self.prepared = prepared = prepare(source, head=head)
+        self.folder = folder = open_folder(out)
+        self.reference = load_reference(prepared.mapping.reference)
+        self.settings = self.reference.settings(architecture_of(prepared, folder.config))
+        _, matches = prove_weights(prepared, CheckpointVariables(prepared), folder)
+        self.products = self.reference.products(FolderVariables(folder, matches), self.settings)
+        name, groups = prepared.plan.architecture.name, prepared.plan.groups
+        self.model, _ = load_model(folder.path, name, self.reference, groups, "float64")
+        self.known: tuple[Any, Any] = (None, None)  # the last sequences, and what came of them
 
-    def outputs(self, samples: int, seed: int) -> list[Any]:
-        """What `verify` finds of each tensor."""
-        from bertconvert.converter.verify.outputs import prove_outputs
-        from bertconvert.converter.verify.run import _inputs
+    def outputs(self, samples: int, seed: int, fault: str | None = None) -> list[Any]:
+        """What `verify` finds of each tensor, with one of FAULTS in the float32 model."""
+        from bertconvert.converter.verify import outputs
 
-        inputs = _inputs(self.prepared, self.folder, samples, seed, None)
-        sides = replace(self.sides, samples=inputs.samples)
-        return prove_outputs(self.prepared, self.folder, sides)[1]
+        if (samples, seed) != self.known[0]:
+            self.known = (samples, seed), self._in_float64(samples, seed)
+        port, tables = self.known[1]
+        single = copy.deepcopy(self.model).float()
+        if fault is not None:
+            where, put = FAULTS[fault]
+            chosen = where(single)
+            if not chosen:
+                raise ValueError(f"the model has no place for {fault!r}")
+            for layer in chosen:
+                put(layer)
+        return list(outputs.run_in_float32(replace(port, model=single), tables, self.products))
+
+    def _in_float64(self, samples: int, seed: int) -> tuple[Any, Any]:
+        from bertconvert.converter.verify.outputs import Port, run_in_float64
+        from bertconvert.converter.verify.run import Wanted, compute, sequences
+
+        wanted = Wanted("outputs", samples, seed)
+        made = sequences(self.prepared, wanted, self.folder, None).samples
+        with compute(self.prepared, self.folder.config, {}, made, wanted, None) as finish:
+            port = Port(self.model, [], self.reference, self.settings, finish())
+        return port, run_in_float64(port, None)[0]
 
 
 def shares(outputs: list[Any]) -> tuple[dict[str, float], dict[str, float]]:
@@ -339,8 +343,7 @@ def main() -> None:
                 continue
             print(title)
             for fault in FAULTS:
-                with faulty(fault):
-                    report(f"  {fault}", [shares(prover.outputs(*one)) for one in tries])
+                report(f"  {fault}", [shares(prover.outputs(*one, fault)) for one in tries])
 
 
 if __name__ == "__main__":

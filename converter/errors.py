@@ -40,6 +40,10 @@ class VerificationError(BertconvertError):
     """The model folder is not the checkpoint."""
 
 
+class OriginalError(BertconvertError):
+    """The original model can't be run, so that there is nothing to compare with."""
+
+
 class MissingOptionError(VerificationError):
     """A proof can't begin without an option that the conversion had; the text names it."""
 

@@ -1,6 +1,6 @@
 """Arrays of any bits, and a source that has them in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -75,3 +75,10 @@ def any_bits(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Array:
 
 def same_bits(a: Array, b: Array) -> bool:
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def as_tensors(variables: Mapping[str, Array], dtype: str) -> dict[str, Any]:
+    """Arrays as TensorFlow's tensors of a dtype."""
+    import tensorflow as tf
+
+    return {name: tf.constant(array.astype(dtype)) for name, array in variables.items()}

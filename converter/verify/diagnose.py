@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..prepare import Planned
 from ..transforms import TRANSFORMS, to_tensorflow
-from . import torch_model
+from .batches import Batch
+from .explain import Held, Question
 from .model_folder import ModelFolder
-from .outputs import Sides, as_tensors, largest
+from .original import architecture_of
+from .outputs import Port
+from .tensorflow_process import explained
 from .variables import Variables, cast, sha256
-from .verdict import SAME_FUNCTION, Cause, Match, relative
+from .verdict import Cause, Match
 from .weights import tensor_names
 
 if TYPE_CHECKING:
@@ -74,35 +77,52 @@ def tensor_causes(
 
 
 def output_causes(
-    folder: ModelFolder, sides: Sides, matches: list[Match], first: str
+    planned: Planned,
+    variables: Variables,
+    folder: ModelFolder,
+    port: Port,
+    matches: list[Match],
+    first: str,
+    last: "dict[str, Array]",
 ) -> list[Cause]:
     """Why the two sides compute different functions, beyond tensors that differ.
 
     Args:
+        planned: the conversion.
+        variables: those of the checkpoint.
         folder: the model folder.
-        sides: the two sides, loaded.
+        port: the same, loaded.
         matches: the tensors.
         first: the first output that differs.
+        last: what the folder computes of the last batch.
     """
-    if sides.random:
-        return [Cause("random", tuple(sides.random), "transformers initialized it randomly")]
-    outputs = _pytorch_outputs(sides)
-    tensors = as_tensors(sides.variables, "float64")
-    if not all(match.same for match in matches):
-        tensors = as_tensors(_of_the_folder(folder, sides, matches), "float64")
-        if any(tensors[name].shape != array.shape for name, array in sides.variables.items()):
-            return []
-        if _explains(sides, outputs, tensors, sides.settings):
-            return []  # the tensors are the whole difference
-    for mistake in sides.reference.mistakes(tensors, sides.settings, folder.config):
-        if _explains(sides, outputs, mistake.variables, mistake.settings):
-            return [Cause(mistake.kind, (first,), mistake.text)]
-    return []
+    if port.random:
+        return [Cause("random", tuple(port.random), "transformers initialized it randomly")]
+    question = Question(
+        folder=str(folder.path),
+        held={
+            match.name: Held(
+                match.tensor, match.op, variables.described[match.variable].shape, match.merged
+            )
+            for match in matches
+        },
+        same=all(match.same for match in matches),
+        reference=planned.mapping.reference,
+        architecture=architecture_of(planned, folder.config),
+        config=folder.config,
+        first=first,
+    )
+    return explained(question, Batch(port.original.batches[-1].samples, last))
 
 
-def gradient_causes(sides: Sides, pad_id: int | None, first: str) -> list[Cause]:
-    """Why gradients differ although the outputs are the same."""
-    config = sides.torch_float64.config
+def gradient_causes(config: Any, pad_id: int | None, first: str) -> list[Cause]:
+    """Why gradients differ although the outputs are the same.
+
+    Args:
+        config: the model's, as transformers has it.
+        pad_id: the padding token's id; None if there is none.
+        first: the first parameter whose gradient differs.
+    """
     causes = []
     if config.pad_token_id != pad_id:
         text = f"config.json's pad_token_id is {config.pad_token_id}, but should be {pad_id}"
@@ -359,40 +379,3 @@ def _differ(back: "Array", variable: "Array") -> "Array":
 def _differing(back: "Array", variable: "Array") -> str:
     differ = _differ(back, variable)
     return f"{int(differ.sum()):,} of {differ.size:,} numbers differ"
-
-
-def _of_the_folder(folder: ModelFolder, sides: Sides, matches: list[Match]) -> dict[str, Any]:
-    """The folder's tensors, carried back, in place of the checkpoint's variables."""
-    changed = dict(sides.variables)
-    for match in matches:
-        if not match.same:
-            tensor = folder.tensors[match.tensor]
-            back = to_tensorflow(tensor, match.op)
-            like = sides.variables[match.name]
-            same_size = back.shape == match.merged
-            changed[match.name] = back.reshape(like.shape) if same_size else back
-    return changed
-
-
-def _pytorch_outputs(sides: Sides) -> "dict[str, Array]":
-    """What the folder computes of the last samples, which have padding and both segments."""
-    import torch
-
-    with torch.no_grad():
-        outputs, _ = torch_model.forward(sides.torch_float64, sides.reference, sides.samples[-1])
-    return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-
-def _explains(
-    sides: Sides, outputs: "Mapping[str, Array]", tensors: Mapping[str, Any], settings: Any
-) -> bool:
-    """Whether TensorFlow, with a mistake in it, computes what the folder does."""
-    computed = sides.reference.forward(tensors, settings, sides.samples[-1])
-    if computed.keys() != outputs.keys():
-        return False
-    for name, tensor in computed.items():
-        array = tensor.numpy()
-        scale = float(abs(array).max(initial=0))
-        if not relative(largest(array, outputs[name]), scale) <= SAME_FUNCTION:
-            return False
-    return True

@@ -4,35 +4,90 @@ The loss is the head's. An encoder without a head gets a seeded random projectio
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..models.backend import tensorflow
-from ..models.reference import Samples
-from ..transforms import TRANSFORMS
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..models.reference import Reference
+from ..transforms import to_tensorflow
 from . import torch_model
-from .outputs import Sides, as_tensors, largest
+from .batches import Batch, Original
+from .distance import Sketch, distance, sketch
+from .original import LAST_LAYER, POOLED, last_layer
+from .samples import at_rows
 from .verdict import SAME_GRADIENT, ZERO, Check, Gradient, Match
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
-    Labels = dict[str, Array]
 
 _LOSS_ULPS = 4  # of rounding
 
-# Labels that project an encoder's outputs to a number, where there is no head. The second is used
-# if the model has a pooled output.
-_LAST_LAYER, _POOLED = "project", "project_pooled"
+
+class Trained(Struct, frozen=True):
+    """What PyTorch computes of one batch."""
+
+    outputs: "dict[str, Array]"  # at the positions that are compared
+    loss: float
+    rounding: float  # how much the loss may be rounded, relative to it
+    gradients: dict[str, Sketch]  # by the variables' original names
+
+
+def train(
+    model: Any, reference: Reference, settings: Any, batch: Batch, parameters: Mapping[str, Match]
+) -> Trained:
+    """Compute outputs, loss and gradients of a batch.
+
+    Args:
+        model: in float64.
+        reference: what the proof knows of the family.
+        settings: of the reference.
+        batch: the sequences and the labels.
+        parameters: by name: which variable each is, and how it is transformed.
+
+    Raises:
+        VerificationError: the model does not run.
+    """
+    import torch
+
+    model.zero_grad()
+    given = {name: torch.from_numpy(array) for name, array in batch.labels.items()}
+    projects = LAST_LAYER in given
+    outputs, loss = torch_model.forward(
+        model, reference, batch.samples, **({} if projects else given)
+    )
+    if projects:
+        last = outputs[last_layer(outputs)].flatten(0, 1)[torch.from_numpy(batch.samples.rows)]
+        loss = (last * given[LAST_LAYER]).sum()
+        if "pooled" in outputs:
+            loss = loss + (outputs["pooled"] * given[POOLED]).sum()
+    loss.backward()
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and name in parameters:
+            match = parameters[name]
+            array = to_tensorflow(parameter.grad.numpy(), match.op)
+            gradients[match.name] = sketch(match.name, array)
+        parameter.grad = None
+    found = {name: tensor.detach() for name, tensor in outputs.items()}
+    return Trained(
+        at_rows(found, reference.by_position(settings), batch.samples),
+        float(loss.detach()),
+        _LOSS_ULPS * torch.finfo(loss.dtype).eps,
+        gradients,
+    )
 
 
 def prove_gradients(
-    sides: Sides, matches: list[Match], names: Mapping[str, str], pad_id: int | None, seed: int
+    original: Original, trained: list[Trained], matches: list[Match]
 ) -> tuple[list[Check], list[Gradient]]:
     """Compare the loss, and its gradient for every parameter, in float64.
 
-    A gradient's difference is relative to its largest element. Some gradients are zero by
+    Of a gradient, its norm is known and its products with seeded vectors, from which the norm of a
+    difference is estimated. It is relative to the gradient's norm. Some gradients are zero by
     mathematics and hold nothing but rounding: those of a bias that adds the same number to all
     inputs of a softmax, which cancels it. Where both sides are below `ZERO` of the model's largest
     gradient, both count as zero. Others are nearly zero, such as those of a relu before a
@@ -44,43 +99,46 @@ def prove_gradients(
     where a loss uses padded positions, as that of question answering does.
 
     Args:
-        sides: the two sides, loaded.
-        matches: which tensor is which variable, and how it is transformed.
-        names: a tensor in the folder -> the model's parameter.
-        pad_id: the id of the padding token; None if there is none.
-        seed: of the labels.
+        original: TensorFlow's side.
+        trained: PyTorch's side of the same batches.
+        matches: the tensors, whose parameters are compared.
     """
-    labels = [_labels(sides, samples, [seed, n]) for n, samples in enumerate(sides.samples)]
-    original, theirs = _tensorflow(sides, labels, pad_id)
-    found, ours, rounding = _pytorch(sides, labels)
-    largest_of_all = max(float(abs(gradient).max(initial=0)) for gradient in original.values())
-    gradients = []
+    pairs = list(zip(original.batches, trained, strict=True))
+    found = []
     for match in matches:
-        one = original.get(match.name)
-        other = found.get(names[match.tensor])
-        if one is not None:
-            one = TRANSFORMS[match.op].apply(one.reshape(match.merged))
-        if one is not None or other is not None:
-            gradients.append(_gradient(match, one, other, largest_of_all))
+        of_batches = [
+            _gradient(match, batch.gradients, ours.gradients)
+            for batch, ours in pairs
+            if match.name in batch.gradients or match.name in ours.gradients
+        ]
+        if of_batches:
+            worst = max(of_batches, key=lambda gradient: gradient.relative)
+            is_zero = all(gradient.zero_by_mathematics for gradient in of_batches)
+            passed = all(gradient.passed for gradient in of_batches)
+            found.append(replace(worst, zero_by_mathematics=is_zero, passed=passed))
     # transformers takes some labels as float32, and the loss with them, but not its gradients.
-    same_loss = abs(ours - theirs) <= max(SAME_GRADIENT, rounding) * abs(theirs)
+    same_loss = all(
+        abs(ours.loss - batch.loss) <= max(SAME_GRADIENT, ours.rounding) * abs(batch.loss)
+        for batch, ours in pairs
+    )
+    theirs, ours = (sum(side.loss for side in sides) for sides in zip(*pairs, strict=True))
     return [
         Check("gradients", "loss", same_loss, f"{theirs:.6f} in TensorFlow, {ours:.6f} in PyTorch"),
-        _check(gradients),
-    ], gradients
+        _check(found),
+    ], found
 
 
-def _gradient(
-    match: Match, one: "Array | None", other: "Array | None", largest_of_all: float
-) -> Gradient:
-    if one is None or other is None or one.shape != other.shape:
+def _gradient(match: Match, theirs: Mapping[str, Sketch], ours: Mapping[str, Sketch]) -> Gradient:
+    """Compare the gradient of one batch."""
+    one, other = theirs.get(match.name), ours.get(match.name)
+    if one is None or other is None:
         scale, zero, difference = 0.0, False, math.inf  # a parameter that one side does not train
     else:
-        scale, ours = (float(abs(gradient).max(initial=0)) for gradient in (one, other))
-        zero = max(scale, ours) <= ZERO * largest_of_all
+        largest_of_all = max(found.norm for found in theirs.values())
+        zero = max(one.norm, other.norm) <= ZERO * largest_of_all
         least = ZERO / SAME_GRADIENT * largest_of_all
-        scale = largest_of_all if zero else max(scale, least)
-        difference = largest(one, other)
+        scale = largest_of_all if zero else max(one.norm, least)
+        difference = distance(one, other)
     return Gradient(
         tensor=match.tensor,
         variable=match.variable,
@@ -102,84 +160,3 @@ def _check(gradients: list[Gradient]) -> Check:
     else:
         detail = f"those of {many} differ {found}"
     return Check("gradients", "parameters", not differ, detail)
-
-
-def _labels(sides: Sides, samples: Samples, seed: list[int]) -> "Labels":
-    """Random labels, by transformers' names of them."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    labels = sides.reference.labels(sides.variables, sides.settings, samples, rng)
-    if labels:
-        return labels
-    batch, tokens = samples.input_ids.shape
-    hidden = sides.torch_float64.config.hidden_size
-    last_layer = rng.standard_normal((batch, tokens, hidden))
-    last_layer *= (samples.input_mask > 0)[..., np.newaxis]
-    return {_LAST_LAYER: last_layer, _POOLED: rng.standard_normal((batch, hidden))}
-
-
-def _last_layer(outputs: dict[str, Any]) -> str:
-    *_, last = (name for name in outputs if name.startswith("layer_"))
-    return last
-
-
-def _tensorflow(
-    sides: Sides, labels: "list[Labels]", pad_id: int | None
-) -> "tuple[dict[str, Array], float]":
-    """Gradients by the original names, and the loss; both summed over the samples."""
-    tf = tensorflow()
-    variables = as_tensors(sides.variables, "float64")
-    settings = sides.settings
-    if pad_id is not None:
-        settings = sides.reference.without_training(settings, pad_id)
-    gradients: dict[str, Array] = {}
-    total = 0.0
-    for samples, wanted in zip(sides.samples, labels, strict=True):
-        with tf.GradientTape() as tape:
-            tape.watch(variables)
-            outputs = sides.reference.forward(variables, settings, samples)
-            if _LAST_LAYER in wanted:
-                loss = tf.reduce_sum(outputs[_last_layer(outputs)] * wanted[_LAST_LAYER])
-                if "pooled" in outputs:
-                    loss += tf.reduce_sum(outputs["pooled"] * wanted[_POOLED])
-            else:
-                loss = sides.reference.loss(outputs, sides.settings, wanted)
-        for name, gradient in tape.gradient(loss, variables).items():
-            if gradient is not None:
-                dense = tf.convert_to_tensor(gradient).numpy()
-                gradients[name] = gradients[name] + dense if name in gradients else dense
-        total += float(loss)
-    return gradients, total
-
-
-def _pytorch(sides: Sides, labels: "list[Labels]") -> "tuple[dict[str, Array], float, float]":
-    """Gradients by the parameters' names, and the loss; both summed over the samples.
-
-    The last is how much the loss may be rounded, relative to it.
-    """
-    import torch
-
-    model = sides.torch_float64
-    model.zero_grad()
-    total, rounding = 0.0, 0.0
-    for samples, wanted in zip(sides.samples, labels, strict=True):
-        given = {name: torch.from_numpy(array) for name, array in wanted.items()}
-        projected = _LAST_LAYER in given
-        outputs, loss = torch_model.forward(
-            model, sides.reference, samples, **({} if projected else given)
-        )
-        if projected:
-            loss = (outputs[_last_layer(outputs)] * given[_LAST_LAYER]).sum()
-            if "pooled" in outputs:
-                loss = loss + (outputs["pooled"] * given[_POOLED]).sum()
-        loss.backward()
-        total += float(loss.detach())
-        rounding = max(rounding, _LOSS_ULPS * torch.finfo(loss.dtype).eps)
-    return dict(_gradients(model)), total, rounding
-
-
-def _gradients(model: Any) -> "Iterator[tuple[str, Array]]":
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            yield name, parameter.grad.numpy()

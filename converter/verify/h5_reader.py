@@ -4,18 +4,18 @@ Nothing is shared with `checkpoint.keras_h5`: that reads bytes at the places tha
 this has HDF5 read the datasets. It finds them by their ends, as a layer's variables are called.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..errors import VerificationError
 
 
-def read_h5(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
-    """The variables as numpy arrays.
+def read_at(path: str, checkpoint: str, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Read variables one after the other: what to call each, and a numpy array.
 
     Args:
-        checkpoint: where they are; opening it showed that the file is sound, and has no links.
+        path: the file. Opening the checkpoint showed that it is sound, and has no links.
+        checkpoint: what to call it in an error.
         names: what to call a variable -> its name in the checkpoint.
 
     Raises:
@@ -35,18 +35,15 @@ def read_h5(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
         name = item.name.removeprefix(at.name).strip("/").removesuffix(":0")
         datasets.setdefault(name, []).append(item)
 
-    with checkpoint.index.stream() as stream:
-        try:
-            with h5py.File(stream, "r") as file:
-                file.visititems(add)
-                found = {}
-                for name, variable in names.items():
-                    first, *copies = (item[()] for item in datasets[variable])
-                    if not all(np.array_equal(first, c, equal_nan=True) for c in copies):
-                        raise VerificationError(
-                            f"the layers of {checkpoint.name} have different values of {variable}"
-                        )
-                    found[name] = first
-                return found
-        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise VerificationError(f"h5py can't read {checkpoint.name}: {error}") from error
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(add)
+            for name, variable in names.items():
+                first, *copies = (item[()] for item in datasets[variable])
+                if not all(np.array_equal(first, copy, equal_nan=True) for copy in copies):
+                    raise VerificationError(
+                        f"the layers of {checkpoint} have different values of {variable}"
+                    )
+                yield name, first
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise VerificationError(f"h5py can't read {checkpoint}: {error}") from error

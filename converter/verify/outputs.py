@@ -1,22 +1,21 @@
 """Level outputs: both sides compute the same function, and are as accurate in float32."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ..errors import VerificationError
-from ..models.backend import tensorflow
-from ..models.reference import Architecture, Product, Reference, Samples
-from ..plan import Plan
-from ..prepare import Prepared
+from ..models.reference import Product, Reference
 from ..text import joined
+from ..transforms import to_tensorflow
 from . import torch_model
-from .h5_reader import read_h5
+from .batches import Batch, Original
+from .distance import largest
+from .gradients import Trained, train
 from .model_folder import ModelFolder
 from .samples import at_rows, first_tokens
-from .tensorflow_reader import read_variables
 from .variables import cast
 from .verdict import (
     ACCURACY_RATIO,
@@ -24,7 +23,6 @@ from .verdict import (
     FLOAT64_TO_FLOAT32,
     ROUNDING,
     SAME_FUNCTION,
-    Activation,
     Check,
     Match,
     Output,
@@ -40,120 +38,87 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 5
 
 
-class Sides(Struct, frozen=True):
-    """Everything that both forward passes need."""
+class Port(Struct, frozen=True):
+    """A model folder in PyTorch, and what it is compared with."""
 
+    model: Any
+    random: list[str]  # tensors that transformers initialized randomly
     reference: Reference
     settings: Any  # of the reference
-    variables: dict[str, Any]  # the checkpoint's as numpy arrays, by their original names
-    torch_float64: Any
-    random: list[str]  # tensors that transformers initialized randomly
-    samples: list[Samples]
+    original: Original
 
 
-def role_sizes(prepared: Prepared) -> dict[str, int]:
-    """The sizes by the mapping's roles."""
-    roles, sizes = prepared.mapping.roles, prepared.plan.sizes
-    named = {role: getattr(roles, role) for role in roles.__struct_fields__}
-    return {role: sizes[symbol] for role, symbol in named.items() if symbol in sizes}
-
-
-def open_sides(
-    prepared: Prepared,
-    folder: ModelFolder,
-    reference: Reference,
-    matches: list[Match],
-    samples: list[Samples],
-) -> Sides:
-    """Load the checkpoint with TensorFlow or h5py, and the folder with transformers in float64.
-
-    If the folder's tensors are casts, TensorFlow's variables are cast too: the proof is then that
-    the folder computes the function of the cast weights.
-
-    Raises:
-        VerificationError: one of them can't be loaded.
-    """
-    plan, mapping, rule = prepared.plan, prepared.mapping, prepared.mapping.activation
-    keys = {mapping.size_key(symbol): size for symbol, size in plan.sizes.items()}
-    settings = reference.settings(
-        Architecture(
-            sizes=keys | role_sizes(prepared),
-            groups=plan.groups,
-            head=plan.architecture.head,
-            activation=plan.activation[0],
-            form=rule.form(plan.activation) if rule is not None else "auto",
-            problem_type=str(folder.config.get("problem_type") or ""),
-            config=plan.config,
-        )
-    )
-    names = {entry.name: entry.variable for entry in plan.entries}
-    missing = [name for name in reference.names(settings) if name not in names]
-    if missing:
-        raise VerificationError(
-            f"the reference {prepared.mapping.reference} needs the variables"
-            f" {joined(missing, _MOST_SHOWN)}, which the mapping {prepared.mapping.name} does not"
-            " name. Remove `reference` from the mapping to prove level weights only"
-        )
-    read = read_h5 if prepared.checkpoint.is_h5 else read_variables
-    variables = read(prepared.checkpoint, names)
-    for match in matches:
-        if match.cast:
-            variables[match.name] = cast(variables[match.name], match.dtype)
-    torch_float64, random = _load(folder, plan, reference, "float64")
-    return Sides(reference, settings, variables, torch_float64, random, samples)
-
-
-def _load(
-    folder: ModelFolder, plan: Plan, reference: Reference, dtype: str
-) -> tuple[Any, list[str]]:
-    name = plan.architecture.name
-    return torch_model.load_model(folder.path, name, reference, plan.groups, dtype)
-
-
-def prove_outputs(
-    prepared: Prepared, folder: ModelFolder, sides: Sides
-) -> tuple[list[Check], list[Output]]:
+def run_in_float64(
+    port: Port, parameters: Mapping[str, Match] | None
+) -> "tuple[dict[str, Errors], list[Trained], dict[str, Array]]":
     """Compare embeddings, every layer, the pooled output and the logits of every head.
 
     What has a value for each position is compared at `rows` of the samples.
 
     Args:
-        prepared: the checkpoint and its plan.
-        folder: the model folder.
-        sides: both, loaded.
+        port: the folder, in float64.
+        parameters: by name, to compute the gradients of, too; None for no gradients.
+
+    Returns:
+        The errors in float64 by output, in the order of the forward pass; loss and gradients of
+        each batch; and the outputs of the last batch, which has padding.
 
     Raises:
-        VerificationError: transformers can't load the folder in float32.
+        VerificationError: the model does not run.
     """
+    tables: dict[str, Errors] = {}
+    trained = []
+    outputs: dict[str, Array] = {}
+    for batch in port.original.batches:
+        if parameters is None:
+            outputs = evaluate(port, batch)
+        else:
+            found = train(port.model, port.reference, port.settings, batch, parameters)
+            trained.append(found)
+            outputs = found.outputs
+        for name in dict.fromkeys([*max(batch.outputs, outputs, key=len), *batch.outputs]):
+            arrays = [_array(side, name) for side in (batch.outputs, outputs)]
+            errors = tables.get(name) or Errors(tensorflow=port.original.errors.get(name, 0.0))
+            tables[name] = errors.with_float64(*arrays)
+    return tables, trained, outputs
+
+
+def run_in_float32(
+    port: Port, tables: "dict[str, Errors]", products: Mapping[str, Product]
+) -> list[Output]:
+    """Compare the same in float32, and judge all of it.
+
+    Args:
+        port: the folder; its model is in float32.
+        tables: the errors in float64.
+        products: the outputs that are one product.
+
+    Raises:
+        VerificationError: the model does not run.
+    """
+    tables = dict(tables)
+    bounds = dict.fromkeys(products, 0.0)
+    for batch in port.original.batches:
+        outputs = evaluate(port, batch)
+        for name, errors in tables.items():
+            arrays = [_array(side, name) for side in (batch.outputs, outputs)]
+            tables[name] = errors.with_float32(*arrays)
+        for name, product in products.items():
+            x = [_array(side, product.source) for side in (batch.outputs, outputs)]
+            if x[0].shape == x[1].shape and x[0].shape[-1] == len(product.matrix):
+                if product.first:
+                    x = [array[first_tokens(batch.samples)] for array in x]
+                bounds[name] = max(bounds[name], product_bound(product, *x))
+    return judged(tables, bounds)
+
+
+def evaluate(port: Port, batch: Batch) -> "dict[str, Array]":
+    """The outputs of a batch at the positions that are compared."""
     import torch
 
-    reference = sides.reference
-    torch_float32, _ = _load(folder, prepared.plan, reference, "float32")
-    tables: dict[str, Errors] = {}
-    products = reference.products(sides.variables, sides.settings)
-    bounds = dict.fromkeys(products, 0.0)
-    by_position = reference.by_position(sides.settings)
-    exact, single = as_tensors(sides.variables, "float64"), as_tensors(sides.variables, "float32")
-    for samples in sides.samples:
-        tf64 = reference.forward(exact, sides.settings, samples)
-        tf32 = reference.forward(single, sides.settings, samples)
-        with torch.no_grad():
-            pt64, _ = torch_model.forward(sides.torch_float64, reference, samples)
-            pt32, _ = torch_model.forward(torch_float32, reference, samples)
-        tf64, pt64, tf32, pt32 = (
-            at_rows(side, by_position, samples) for side in (tf64, pt64, tf32, pt32)
-        )
-        for name in dict.fromkeys([*max(tf64, pt64, key=len), *tf64]):
-            arrays = [_array(side, name) for side in (tf64, pt64, tf32, pt32)]
-            tables[name] = tables.get(name, Errors()).with_batch(*arrays)
-        for name, product in products.items():
-            x = [_array(side, product.source) for side in (tf64, pt32)]
-            if x[0].shape == x[1].shape:
-                if product.first:
-                    x = [array[first_tokens(samples)] for array in x]
-                bounds[name] = max(bounds[name], product_bound(product, *x))
-    outputs = judged(tables, bounds)
-    return [*_checks(outputs), _loaded(sides)], outputs
+    with torch.no_grad():
+        outputs, _ = torch_model.forward(port.model, port.reference, batch.samples)
+    return at_rows(outputs, port.reference.by_position(port.settings), batch.samples)
 
 
 def _array(side: "Mapping[str, Array]", name: str) -> "Array":
@@ -163,42 +128,22 @@ def _array(side: "Mapping[str, Array]", name: str) -> "Array":
     return side[name] if name in side else np.zeros(0)
 
 
-def activation_verdict(sides: Sides) -> Activation | None:
-    """How much the other form of the activation would change, for a model that has one."""
-    other = sides.reference.other_activation(sides.settings)
-    if other is None:
-        return None
-    variables = as_tensors(sides.variables, "float64")
-    samples = sides.samples[-1]
-    ours = sides.reference.forward(variables, sides.settings, samples)
-    theirs = sides.reference.forward(variables, other, samples)
-    costs = {name: largest(ours[name].numpy(), theirs[name].numpy()) for name in ours}
-    logits = {name: cost for name, cost in costs.items() if name.endswith("logits")} or costs
-    where = max(logits, key=lambda name: logits[name])
-    words = sides.reference.activation_words
-    return Activation(words(sides.settings), words(other), logits[where], where)
+class FolderVariables(Mapping[str, "Array"]):
+    """The tensors of a folder as the variables that they come from, by the original names."""
 
+    def __init__(self, folder: ModelFolder, matches: list[Match]) -> None:
+        self._tensors = folder.tensors
+        self._matches = {match.name: match for match in matches}
 
-def as_tensors(variables: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Numpy arrays as TensorFlow's tensors of a dtype."""
-    tf = tensorflow()
-    return {name: tf.constant(cast(array, dtype)) for name, array in variables.items()}
+    def __getitem__(self, name: str) -> "Array":
+        match = self._matches[name]
+        return to_tensorflow(self._tensors[match.tensor], match.op)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matches)
 
-def largest(one: "Array", other: "Array") -> float:
-    """The largest difference.
-
-    It is infinite if the shapes differ, or if NaN or infinity are not at the same places.
-    """
-    import numpy as np
-
-    if one.shape != other.shape:
-        return math.inf
-    finite = np.isfinite(one) & np.isfinite(other)
-    if not np.array_equal(one[~finite], other[~finite].astype(one.dtype), equal_nan=True):
-        return math.inf
-    difference = np.abs(np.where(finite, one, 0) - np.where(finite, other, 0))
-    return float(difference.max(initial=0))
+    def __len__(self) -> int:
+        return len(self._matches)
 
 
 def product_bound(product: Product, exact: "Array", single: "Array") -> float:
@@ -232,17 +177,21 @@ class Errors(Struct, frozen=True):
     pytorch: float = 0
     nonfinite: int = 0
 
-    def with_batch(self, tf64: "Array", pt64: "Array", tf32: "Array", pt32: "Array") -> "Errors":
+    def with_float64(self, original: "Array", ours: "Array") -> "Errors":
+        """The errors with another batch, which both sides computed in float64."""
         import numpy as np
 
-        finite = np.isfinite(tf64)
-        return Errors(
-            max(self.scale, float(np.abs(tf64[finite]).max(initial=0))),
-            max(self.float64, largest(tf64, pt64)),
-            max(self.tensorflow, largest(tf64, tf32)),
-            max(self.pytorch, largest(tf64, pt32)),
-            self.nonfinite + int(tf64.size - np.count_nonzero(finite)),
+        finite = np.isfinite(original)
+        return replace(
+            self,
+            scale=max(self.scale, float(np.abs(original[finite]).max(initial=0))),
+            float64=max(self.float64, largest(original, ours)),
+            nonfinite=self.nonfinite + int(original.size - np.count_nonzero(finite)),
         )
+
+    def with_float32(self, original: "Array", ours: "Array") -> "Errors":
+        """The errors with another batch, which PyTorch computed in float32."""
+        return replace(self, pytorch=max(self.pytorch, largest(original, ours)))
 
     @property
     def same(self) -> bool:
@@ -287,7 +236,8 @@ def judged(tables: Mapping[str, Errors], bounds: Mapping[str, float]) -> list[Ou
     return outputs
 
 
-def _checks(outputs: list[Output]) -> list[Check]:
+def output_checks(outputs: list[Output]) -> list[Check]:
+    """The checks of level outputs."""
     differ = [output for output in outputs if not output.same_function]
     worst = max(outputs, key=lambda output: output.relative)
     bound = f"(bound {SAME_FUNCTION:.0e})"
@@ -313,7 +263,8 @@ def _checks(outputs: list[Output]) -> list[Check]:
     return checks
 
 
-def _loaded(sides: Sides) -> Check:
-    random = joined(sides.random, _MOST_SHOWN)
+def loading_check(port: Port) -> Check:
+    """Whether the folder has every tensor of its class."""
+    random = joined(port.random, _MOST_SHOWN)
     text = f"transformers initialized randomly: {random}" if random else "every tensor was found"
-    return Check("outputs", "loading", not sides.random, text)
+    return Check("outputs", "loading", not port.random, text)

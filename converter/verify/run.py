@@ -3,7 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ..choices import LEVELS
 from ..convert import Proof, Prove
 from ..errors import VerificationError
 from ..options import DEFAULTS, Options, make_options
-from ..prepare import Prepared
+from ..prepare import Planned, Prepared
 from ..storage.files import Progress
 from ..storage.location import parse_location
 from ..text import pip_install
@@ -24,14 +25,15 @@ from .metadata import bits_fact, padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
 from .provenance import prepare_again
 from .report import findings, lines
-from .variables import CheckpointVariables
-from .verdict import Activation, Cause, Check, Gradient, Match, Output, Text, Verdict
+from .variables import CheckpointVariables, Variables
+from .verdict import Activation, Cause, Check, Faulty, Gradient, Match, Output, Text, Verdict
 from .verification import check_place, outdated, proof_of, save_proof
 from .weights import part_of_class, prove_weights, tensor_names
 
 if TYPE_CHECKING:
     from ..models.reference import Reference, Samples
     from ..tokenizers.registry import Role
+    from .batches import Original
 
 SAMPLES = 8
 """The number of sequences that go through both models, unless the caller says otherwise."""
@@ -101,6 +103,16 @@ def highest_level() -> str:
     return "weights" if missing_extras(LEVELS[-1]) else LEVELS[-1]
 
 
+class Wanted(Struct, frozen=True):
+    """How much is to be proved."""
+
+    level: str
+    samples: int = SAMPLES
+    seed: int = 0
+    positions: int = POSITIONS
+    text: Path | None = None
+
+
 def verify(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -109,6 +121,7 @@ def verify(
     level: str | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
+    positions: int = POSITIONS,
     text: Path | None = None,
     save: bool = False,
     progress: Progress | None = None,
@@ -125,6 +138,7 @@ def verify(
             level weights only.
         samples: the number of sequences that go through both models.
         seed: of those sequences, and of the labels for the gradients.
+        positions: the most positions of a sequence at which outputs are compared.
         text: a file of UTF-8 text whose lines are the sequences, in place of seeded ones.
         save: whether a verdict that passes is written into OUT, which is a folder on a disk: to
             verification.json, and to the card if it has a place for it.
@@ -149,22 +163,23 @@ def verify(
         )
     if save:
         check_place(parse_location(out))
-    if samples < 1 or seed < 0:
-        raise ValueError(f"samples is {samples} and seed {seed}; at least 1 and 0 are needed")
+    if samples < 1 or seed < 0 or positions < 1:
+        raise ValueError(
+            f"samples is {samples}, seed {seed}, and positions {positions}; at least 1, 0 and 1 are"
+            " needed"
+        )
     if text is not None and level == LEVELS[0]:
         raise ValueError(f"a text needs level outputs; level {level} runs no sequences")
     options = make_options(changes, options)
-    return _prove(path, out, options, level, samples, seed, text, progress, save)
+    wanted = Wanted(level, samples, seed, positions, text)
+    return _prove(path, out, options, wanted, progress, save)
 
 
 def _prove(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     options: Options,
-    level: str,
-    samples: int = SAMPLES,
-    seed: int = 0,
-    text: Path | None = None,
+    wanted: Wanted,
     progress: Progress | None = None,
     is_saved: bool = False,
     is_newer: bool = False,
@@ -182,9 +197,7 @@ def _prove(
             prepared, by_record = prepare_again(path, options, folder, progress)
             if options.head is not None and folder.provenance is None:
                 folder = part_of_class(prepared, folder)
-            verdict = _verify(
-                prepared, folder, location.shown, level, samples, seed, text, progress
-            )
+            verdict = _verify(prepared, folder, location.shown, wanted, progress)
             verdict = replace(
                 verdict,
                 notes=[*verdict.notes, *by_record.notes, *by_record.unproved],
@@ -243,7 +256,7 @@ def verify_prepared(
         ValueError: there is no such level.
     """
     level = checked_level(level)
-    return _verify(prepared, open_folder(folder), str(folder), level, SAMPLES, 0, None, progress)
+    return _verify(prepared, open_folder(folder), str(folder), Wanted(level), progress)
 
 
 def prover(level: str | None = None, progress: Progress | None = None) -> Prove:
@@ -279,7 +292,7 @@ def back_prover(
     level = checked_level(level)
 
     def prove(checkpoint: Path, options: Options) -> str:
-        verdict = _prove(checkpoint, model, options, level, progress=progress, is_newer=True)
+        verdict = _prove(checkpoint, model, options, Wanted(level), progress, is_newer=True)
         return f"Verified: {findings(_passed(verdict))}"
 
     return prove
@@ -299,34 +312,28 @@ def _passed(verdict: Verdict) -> Verdict:
 class _Ran(Struct, frozen=True):
     """What came of running both models."""
 
-    outputs: list[Output]
-    gradients: list[Gradient]
-    activation: Activation | None
-    checks: list[Check]
-    causes: list[Cause]
-
-
-_NOT_RUN = _Ran([], [], None, [], [])
+    outputs: list[Output] = []
+    gradients: list[Gradient] = []
+    activation: Activation | None = None
+    checks: list[Check] = []
+    causes: list[Cause] = []
+    faulty: list[Faulty] = []
+    samples: int = 0  # sequences
+    text: Text | None = None
 
 
 def _verify(
-    prepared: Prepared,
-    folder: ModelFolder,
-    out: str,
-    level: str,
-    samples: int,
-    seed: int,
-    text: Path | None,
-    progress: Progress | None,
+    prepared: Prepared, folder: ModelFolder, out: str, wanted: Wanted, progress: Progress | None
 ) -> Verdict:
     mapping = prepared.mapping
     notes = [*folder.notes]
-    if level_of(prepared, level) != level:
+    level = level_of(prepared, wanted.level)
+    if level != wanted.level:
+        unused = "" if wanted.text is None else f", so {wanted.text} was not used"
         notes.append(
             f"only level weights was run: the mapping {mapping.name} names no reference to compare"
-            f" outputs with{'' if text is None else f', so {text} was not used'}"
+            f" outputs with{unused}"
         )
-        level = level_of(prepared, level)
     variables = CheckpointVariables(prepared)
     checks, matches = prove_weights(prepared, variables, folder, progress)
     metadata = prove_metadata(prepared, variables, folder, matches)
@@ -335,30 +342,27 @@ def _verify(
     notes += metadata.notes
     unproved = [*prepared.plan.untold, *prepared.plan.doubts, *metadata.unproved]
     causes: list[Cause] = []
+    reference = _reference(prepared)
     if not all(check.passed for check in checks):
         from .diagnose import tensor_causes
 
-        reference = _reference(prepared)
-        causes = tensor_causes(
-            prepared, variables, folder, matches, reference.SWAPS if reference else {}
-        )
-    ran, sequences, used_text = _NOT_RUN, 0, None
-    if level != "weights" and (reference := _reference(prepared)) is not None:
+        swaps = reference.SWAPS if reference else {}
+        causes = tensor_causes(prepared, variables, folder, matches, swaps)
+    ran = _Ran()
+    if level != "weights" and reference is not None:
         try:
-            inputs = _inputs(prepared, folder, samples, seed, text)
-            sequences, used_text = inputs.count, inputs.text
-            ran = _run(prepared, folder, reference, matches, inputs, level, seed)
+            ran = _run_both(prepared, variables, folder, matches, wanted)
         except VerificationError as error:
-            ran = replace(_NOT_RUN, checks=[Check("outputs", "running", False, str(error))])
+            ran = _Ran(checks=[Check("outputs", "running", False, str(error))])
     return Verdict(
         checkpoint=prepared.checkpoint.name,
         out=out,
         level=level,
         architecture=prepared.plan.architecture.name,
         mapping=mapping.name,
-        seed=seed,
-        samples=sequences,
-        text=used_text,
+        seed=wanted.seed,
+        samples=ran.samples,
+        text=ran.text,
         checks=[*checks, *ran.checks],
         matches=matches,
         dropped=prepared.plan.dropped,
@@ -370,111 +374,200 @@ def _verify(
         first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
         notes=[*notes, *unproved],
         unproved=unproved,
-        positions=POSITIONS if sequences else 0,
+        positions=wanted.positions if ran.samples else 0,
+        faulty=ran.faulty,
         facts=facts,
         sources=prepared.sources,
     )
 
 
-def _reference(prepared: Prepared) -> "Reference | None":
-    if not prepared.mapping.reference:
+def _reference(planned: Planned) -> "Reference | None":
+    if not planned.mapping.reference:
         return None
     from ..models import load_reference
 
-    return load_reference(prepared.mapping.reference)
+    return load_reference(planned.mapping.reference)
 
 
-class _Inputs(Struct, frozen=True):
+class Sequences(Struct, frozen=True):
     """The sequences, and where they come from."""
 
     samples: "list[Samples]"
     checks: list[Check]
     text: Text | None
 
-    @property
-    def count(self) -> int:
-        return sum(len(samples.input_ids) for samples in self.samples)
 
-
-def _inputs(
-    prepared: Prepared, folder: ModelFolder, samples: int, seed: int, text: Path | None
-) -> _Inputs:
-    from .outputs import role_sizes
+def sequences(
+    planned: Planned, wanted: Wanted, folder: ModelFolder | None, pad_id: int | None
+) -> Sequences:
+    from .original import role_sizes
     from .samples import read_lines, seeded_samples, text_samples
 
-    sizes = role_sizes(prepared)
+    sizes = role_sizes(planned)
     missing = {"vocabulary", "positions", "segments"} - sizes.keys()
     if missing:
         raise VerificationError(
-            f"the mapping {prepared.mapping.name} lacks the [roles] {', '.join(sorted(missing))},"
+            f"the mapping {planned.mapping.name} lacks the [roles] {', '.join(sorted(missing))},"
             " which the sequences need"
         )
-    pad_id = padding_id(prepared, folder)
-    if text is None:
+    if wanted.text is None or folder is None:
         made = seeded_samples(
-            samples,
-            seed,
+            wanted.samples,
+            wanted.seed,
             vocab_size=sizes["vocabulary"],
             max_length=sizes["positions"],
             segments=sizes["segments"],
-            special=_special_ids(prepared),
+            special=_special_ids(planned),
             pad_id=pad_id,
-            positions=POSITIONS,
+            positions=wanted.positions,
         )
-        return _Inputs(made, [], None)
-    lines = read_lines(text, samples)
+        return Sequences(made, [], None)
+    lines = read_lines(wanted.text, wanted.samples)
     made, differs = text_samples(
         lines,
         folder=folder.path,
-        tokenizer=prepared.tokenizer,
-        vocabulary=prepared.vocabulary,
-        do_lower_case=prepared.do_lower_case is not False,
+        tokenizer=planned.tokenizer,
+        vocabulary=planned.vocabulary,
+        do_lower_case=planned.do_lower_case is not False,
         vocab_size=sizes["vocabulary"],
         max_length=sizes["positions"],
         pad_id=pad_id,
-        positions=POSITIONS,
-        seed=seed,
+        positions=wanted.positions,
+        seed=wanted.seed,
     )
     same = "both tokenizers give the same ids"
     check = Check("outputs", "tokenizers", not differs, differs or same)
-    sha256 = hashlib.sha256(text.read_bytes()).hexdigest()
-    return _Inputs(made, [check], Text(text.name, sha256, len(lines)))
+    sha256 = hashlib.sha256(wanted.text.read_bytes()).hexdigest()
+    return Sequences(made, [check], Text(wanted.text.name, sha256, len(lines)))
 
 
-def _special_ids(prepared: Prepared) -> "dict[Role, int]":
-    if prepared.vocabulary is None:
+def _special_ids(planned: Planned) -> "dict[Role, int]":
+    if planned.vocabulary is None:
         return {}
-    found = load_tokenizer(prepared.tokenizer).special_tokens(prepared.vocabulary)
+    found = load_tokenizer(planned.tokenizer).special_tokens(planned.vocabulary)
     return {role: token.row for role, token in found.items() if token.row is not None}
 
 
-def _run(
+def _run_both(
     prepared: Prepared,
+    variables: Variables,
     folder: ModelFolder,
-    reference: "Reference",
     matches: list[Match],
-    inputs: _Inputs,
-    level: str,
-    seed: int,
+    wanted: Wanted,
 ) -> _Ran:
+    """Run the original model, and the folder's on the same sequences."""
+    from . import torch_model
+
+    pad_id = padding_id(prepared, folder)
+    inputs = sequences(prepared, wanted, folder, pad_id)
+    casts = {match.name: match.dtype for match in matches if match.cast}
+    with compute(prepared, folder.config, casts, inputs.samples, wanted, pad_id) as finish:
+        torch_model.load_packages()  # while TensorFlow runs
+        original = finish()
+    ran = _run_folder(prepared, folder, variables, matches, original, wanted.level, pad_id)
+    return replace(ran, checks=[*inputs.checks, *ran.checks], text=inputs.text)
+
+
+@contextmanager
+def compute(
+    prepared: Prepared,
+    config: Mapping[str, Any],
+    casts: Mapping[str, str],
+    samples: "list[Samples]",
+    wanted: Wanted,
+    pad_id: int | None,
+) -> "Iterator[Callable[[], Original]]":
+    """Start to run the original model; the function that it gives waits for the result.
+
+    Args:
+        prepared: the checkpoint and its plan.
+        config: whose problem_type chooses a loss.
+        casts: original name -> the dtype to round a variable to.
+        samples: the sequences.
+        wanted: the level, and the seed of the labels.
+        pad_id: the padding token.
+    """
+    from .original import Task, architecture_of, check_reference
+    from .tensorflow_process import computing
+    from .tensorflow_reader import on_disk, refuse_what_ends_the_process
+
+    reference, checkpoint = prepared.mapping.reference, prepared.checkpoint
+    architecture = architecture_of(prepared, config)
+    check_reference(prepared, architecture)
+    refuse_what_ends_the_process(checkpoint)
+    names = {entry.name: entry.variable for entry in prepared.plan.entries}
+    with on_disk(checkpoint, names.values()) as path:
+        task = Task(
+            checkpoint=checkpoint.name,
+            path=path,
+            is_h5=checkpoint.is_h5,
+            variables=names,
+            casts=dict(casts),
+            reference=reference,
+            architecture=architecture,
+            with_gradients=wanted.level == "gradients",
+            seed=wanted.seed,
+            pad_id=pad_id,
+        )
+        with computing(task, samples) as finish:
+            yield finish
+
+
+def _run_folder(
+    planned: Planned,
+    folder: ModelFolder,
+    variables: Variables,
+    matches: list[Match],
+    original: "Original",
+    level: str,
+    pad_id: int | None,
+) -> _Ran:
+    """Run the folder's model on what the original was run on, and compare."""
+    from ..models import load_reference
     from .diagnose import gradient_causes, output_causes
     from .gradients import prove_gradients
-    from .outputs import activation_verdict, open_sides, prove_outputs
+    from .original import architecture_of
+    from .outputs import (
+        FolderVariables,
+        Port,
+        loading_check,
+        output_checks,
+        run_in_float32,
+        run_in_float64,
+    )
+    from .torch_model import load_model
 
-    sides = open_sides(prepared, folder, reference, matches, inputs.samples)
-    checks, outputs = prove_outputs(prepared, folder, sides)
-    gradients: list[Gradient] = []
-    causes: list[Cause] = []
-    first = next((output.tensor for output in outputs if not output.same_function), "")
-    if first:
-        causes = output_causes(folder, sides, matches, first)
+    plan = planned.plan
+    reference = load_reference(planned.mapping.reference)
+    settings = reference.settings(architecture_of(planned, folder.config))
+    name = plan.architecture.name
+    model, random = load_model(folder.path, name, reference, plan.groups, "float64")
+    port = Port(model, random, reference, settings, original)
+    entries = tensor_names(planned, folder.tensors)
+    parameters = None
     if level == "gradients":
-        pad_id = padding_id(prepared, folder)
-        names = {n: e.tensor for n, e in tensor_names(prepared, folder.tensors).items()}
-        found, gradients = prove_gradients(sides, matches, names, pad_id, seed)
-        checks += found
+        parameters = {entries[match.tensor].tensor: match for match in matches}
+    tables, trained, last = run_in_float64(port, parameters)
+    differ = [name for name, errors in tables.items() if not errors.same]
+    causes: list[Cause] = []
+    if differ:
+        causes = output_causes(planned, variables, folder, port, matches, differ[0], last)
+    checks, gradients = list[Check](), list[Gradient]()
+    if level == "gradients":
+        checks, gradients = prove_gradients(original, trained, matches)
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]
-        if wrong and not first:
-            causes = gradient_causes(sides, pad_id, wrong[0])
-    activation = None if first else activation_verdict(sides)
-    return _Ran(outputs, gradients, activation, [*inputs.checks, *checks], causes)
+        if wrong and not differ:
+            causes = gradient_causes(model.config, pad_id, wrong[0])
+    model.float()  # in place: one precision is held at a time
+    held = FolderVariables(folder, matches)
+    has_all = all(name in held for name in reference.names(settings))
+    products = reference.products(held, settings) if has_all else {}
+    outputs = run_in_float32(port, tables, products)
+    return _Ran(
+        outputs=outputs,
+        gradients=gradients,
+        activation=None if differ else original.activation,
+        checks=[*output_checks(outputs), loading_check(port), *checks],
+        causes=causes,
+        samples=original.count,
+    )

@@ -26,24 +26,35 @@ def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str
         VerificationError: TensorFlow can't read it.
     """
     refuse_what_ends_the_process(checkpoint)
+    with on_disk(checkpoint, names.values()) as prefix:
+        return dict(read_at(prefix, checkpoint.name, names))
+
+
+def read_at(prefix: str, checkpoint: str, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Read variables one after the other: what to call each, and a numpy array.
+
+    Args:
+        prefix: as `on_disk` gives it.
+        checkpoint: what to call the checkpoint in an error.
+        names: what to call a variable -> its name in the checkpoint.
+
+    Raises:
+        VerificationError: TensorFlow can't read it.
+    """
     tf = tensorflow()
-    with _on_disk(checkpoint, names.values()) as prefix:
-        try:
-            reader = tf.train.load_checkpoint(prefix)
-            dtypes = reader.get_variable_to_dtype_map()
-
-            def read(variable: str) -> Any:
-                try:
-                    return reader.get_tensor(variable)
-                except tf.errors.UnimplementedError:  # a partitioned variable in V1
-                    restored = tf.raw_ops.Restore(
-                        file_pattern=prefix, tensor_name=variable, dt=dtypes[variable]
-                    )
-                    return restored.numpy()
-
-            return {name: read(variable) for name, variable in names.items()}
-        except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise VerificationError(f"TensorFlow can't read {checkpoint.name}: {error}") from error
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        dtypes = reader.get_variable_to_dtype_map()
+        for name, variable in names.items():
+            try:
+                array = reader.get_tensor(variable)
+            except tf.errors.UnimplementedError:  # a partitioned variable in V1
+                array = tf.raw_ops.Restore(
+                    file_pattern=prefix, tensor_name=variable, dt=dtypes[variable]
+                ).numpy()
+            yield name, array
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise VerificationError(f"TensorFlow can't read {checkpoint}: {error}") from error
 
 
 def refuse_what_ends_the_process(checkpoint: Checkpoint) -> None:
@@ -60,8 +71,10 @@ def refuse_what_ends_the_process(checkpoint: Checkpoint) -> None:
 
 
 @contextmanager
-def _on_disk(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[str]:
+def on_disk(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[str]:
     """A prefix that TensorFlow can open to read these variables, and perhaps no others.
+
+    Of a Keras file it is the file.
 
     A checkpoint that is in an archive, remote, or renamed by a browser is copied under the names
     that TensorFlow wants. Any other is opened where it is.
@@ -70,15 +83,17 @@ def _on_disk(checkpoint: Checkpoint, names: Collection[str]) -> Iterator[str]:
     shards = checkpoint.num_shards
     opened = ""  # what TensorFlow is given after the prefix
     is_v2 = len(files) > shards
-    if is_v2:
+    if checkpoint.is_h5:
+        endings = [""]
+    elif is_v2:
         endings = [".index", *(f".data-{n:05d}-of-{shards:05d}" for n in range(shards))]
     elif list(files) == [checkpoint.name]:  # V1, whose tables hold both names and data
         endings = [""]
     else:
         endings = [f"-{n:05d}-of-{shards:05d}" for n in range(shards)]
         opened = f"-?????-of-{shards:05d}"
-    on_disk = [name for name in files if os.path.isfile(name)]
-    if on_disk == [checkpoint.name + ending for ending in endings]:
+    here = [name for name in files if os.path.isfile(name)]
+    if here == [checkpoint.name + ending for ending in endings]:
         yield checkpoint.name + opened
         return
     spans = {checkpoint.index: [(0, checkpoint.index.size)], **checkpoint.spans(names)}

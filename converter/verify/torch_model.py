@@ -9,6 +9,16 @@ from ..errors import VerificationError
 from ..models.reference import Reference, Samples
 
 
+def load_packages() -> None:
+    """Import torch and transformers, and keep transformers quiet."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import torch  # noqa: F401
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def load_model(
     folder: Path, architecture: str, reference: Reference, groups: list[str], dtype: str
 ) -> tuple[Any, list[str]]:
@@ -29,14 +39,12 @@ def load_model(
     Raises:
         VerificationError: transformers can't load it.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    load_packages()
     import torch
     import transformers
 
     if architecture not in reference.OUTPUTS:
         raise VerificationError(f"no forward pass is known to compare a {architecture} with")
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def load(name: str) -> tuple[Any, dict[str, Any]]:
         try:

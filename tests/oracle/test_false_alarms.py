@@ -33,8 +33,7 @@ def test_a_fault_that_float32_alone_has_is_caught(
     faulty = prover(script, tmp_path, "pretraining", "random", 16, 150)
     missed = []
     for fault in script.FAULTS:
-        with script.faulty(fault):
-            outputs = faulty.outputs(samples, 0)
+        outputs = faulty.outputs(samples, 0, fault)
         assert all(output.same_function for output in outputs)
         if all(output.as_accurate for output in outputs):
             missed.append(fault)
@@ -46,7 +45,6 @@ def test_a_head_of_fewer_bits_is_caught_at_the_head(head: str, script: Any, tmp_
     faulty = prover(script, tmp_path, head, "random", 8, 150)
     for fault in script.FAULTS:
         if fault.startswith("the head"):
-            with script.faulty(fault):
-                outputs = faulty.outputs(8, 0)
+            outputs = faulty.outputs(8, 0, fault)
             coarse = {output.tensor for output in outputs if not output.as_accurate}
             assert coarse and all("logits" in name for name in coarse)

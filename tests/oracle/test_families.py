@@ -16,10 +16,10 @@ from bertconvert.converter.models.reference import Samples
 from bertconvert.converter.prepare import prepare
 from bertconvert.converter.verify import verify
 from bertconvert.converter.verify.model_folder import open_folder
-from bertconvert.converter.verify.outputs import as_tensors, open_sides
+from bertconvert.converter.verify.original import architecture_of
 from bertconvert.converter.verify.torch_model import forward
 
-from ..arrays import everywhere
+from ..arrays import as_tensors, everywhere
 from ..helpers import changed_copy
 
 # float32 outputs of the original code are off by up to 4e-6 themselves; a wrong GELU by 1e-3.
@@ -200,14 +200,15 @@ class TestAFixture:
         prepared = prepare(fixtures / case.folder, **case.options)
         reference = load_reference(prepared.mapping.reference)
         folder = open_folder(made(fixtures, case))
-        sides = open_sides(prepared, folder, reference, [], [samples])
+        settings = reference.settings(architecture_of(prepared, folder.config))
+        checkpoint = prepared.checkpoint
+        arrays = {entry.name: checkpoint[entry.variable] for entry in prepared.plan.entries}
         for dtype in ("float32", "float64"):
-            variables = as_tensors(sides.variables, dtype)
-            outputs = reference.forward(variables, sides.settings, samples)
-            arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
-            assert {array.dtype.name for array in arrays.values()} == {dtype}
-            assert arrays.keys() <= recorded.keys()
-            assert_close(arrays, recorded, least=3)
+            outputs = reference.forward(as_tensors(arrays, dtype), settings, samples)
+            found = {name: tensor.numpy() for name, tensor in outputs.items()}
+            assert {array.dtype.name for array in found.values()} == {dtype}
+            assert found.keys() <= recorded.keys()
+            assert_close(found, recorded, least=3)
 
     def test_is_loaded_whole_and_computes_the_same(
         self, case: Case, fixtures: Path, made: Make

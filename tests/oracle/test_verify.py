@@ -22,12 +22,11 @@ from bertconvert.converter.models import bert
 from bertconvert.converter.prepare import prepare
 from bertconvert.converter.tokenizers import wordpiece_reference
 from bertconvert.converter.verify import verify
-from bertconvert.converter.verify.outputs import as_tensors
 from bertconvert.converter.verify.report import findings
 from bertconvert.converter.verify.samples import seeded_samples
 from bertconvert.converter.verify.tensorflow_reader import read_variables
 
-from ..arrays import everywhere
+from ..arrays import as_tensors, everywhere
 from ..helpers import changed_copy
 from ..verify.sabotage import CONFIGS, LAYERS, TENSORS, Sabotage, configured, of_layer, sabotaged
 

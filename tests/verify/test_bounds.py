@@ -13,10 +13,11 @@ from msgspec.structs import astuple, replace
 from bertconvert.converter.models.reference import Product, Samples
 from bertconvert.converter.tokenizers.registry import Role
 from bertconvert.converter.verify import report, verify
+from bertconvert.converter.verify.distance import distance, largest, sketch
 from bertconvert.converter.verify.gradients import _gradient
-from bertconvert.converter.verify.outputs import Errors, judged, largest, product_bound
+from bertconvert.converter.verify.outputs import Errors, judged, product_bound
 from bertconvert.converter.verify.samples import at_rows, first_tokens, seeded_samples
-from bertconvert.converter.verify.verdict import Match, Output, relative, ulp
+from bertconvert.converter.verify.verdict import Gradient, Match, Output, relative, ulp
 
 MATCH = Match("t", "v", "v", "encoder", "identity", (2,), (2,), "float32", False, True, 0)
 SPECIAL: dict[Role, int] = {"unk_token": 1, "cls_token": 2, "sep_token": 3, "mask_token": 4}
@@ -168,24 +169,63 @@ def test_nan_and_infinity_are_the_same_only_at_the_same_places() -> None:
         assert largest(one, other) == math.inf
 
 
+def gradient(one: Any, other: Any, largest_of_all: float = 1.0) -> Gradient:
+    """What comes of a gradient on both sides, in a model with a larger one."""
+    theirs = {MATCH.name: sketch(MATCH.name, one)} if one is not None else {}
+    ours = {MATCH.name: sketch(MATCH.name, other)} if other is not None else {}
+    most = {"another": sketch("another", np.array([largest_of_all]))}
+    return _gradient(MATCH, theirs | most, ours | most)
+
+
 def test_a_gradient_is_zero_only_where_both_sides_are() -> None:
     rounding, real = np.array([1e-17, 0.0]), np.array([1e-3, 0.0])
-    both = _gradient(MATCH, rounding, -rounding, 1.0)
+    both = gradient(rounding, -rounding)
     assert both.zero_by_mathematics and both.passed
-    assert not _gradient(MATCH, rounding, real, 1.0).passed
-    assert not _gradient(MATCH, real, rounding, 1.0).passed
-    assert not _gradient(MATCH, real, None, 1.0).passed
-    assert not _gradient(MATCH, real, real * (1 + 2e-9), 1.0).passed
-    assert _gradient(MATCH, real, real * (1 + 5e-10), 1.0).passed
+    assert not gradient(rounding, real).passed
+    assert not gradient(real, rounding).passed
+    assert not gradient(real, None).passed
+    assert not gradient(None, real).passed
+    assert not gradient(real, real * (1 + 5e-9)).passed
+    assert gradient(real, real * (1 + 2e-10)).passed
 
 
 def test_a_gradient_that_is_nearly_zero_has_the_rounding_of_the_others() -> None:
     tiny = np.array([7.2e-10, 0.0])
-    assert _gradient(MATCH, tiny, tiny + 1.9e-15, 1.0).passed
-    assert _gradient(MATCH, tiny, tiny + 0.9e-12, 1.0).passed
-    assert not _gradient(MATCH, tiny, tiny + 1.1e-12, 1.0).passed
-    assert not _gradient(MATCH, tiny, tiny + 1.9e-15, 1e-3).passed
-    assert not _gradient(MATCH, tiny, -tiny, 1.0).passed
+    assert gradient(tiny, tiny + 1.9e-15).passed
+    assert gradient(tiny, tiny + 0.2e-12).passed
+    assert not gradient(tiny, tiny + 5e-12).passed
+    assert not gradient(tiny, tiny + 5e-15, 1e-3).passed
+    assert not gradient(tiny, -tiny).passed
+
+
+@pytest.mark.parametrize("shape", [(1,), (700,), (1024,), (30, 1000), (3, 4, 500)])
+def test_a_sketch_tells_how_far_two_gradients_are_apart(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal(shape)
+    for kind in ("all", "one number", "one row"):
+        change = rng.standard_normal(shape) * 1e-6
+        if kind != "all":
+            kept = np.zeros(shape, bool)
+            kept[tuple(size // 2 for size in shape[: None if kind == "one number" else 1])] = True
+            change *= kept
+        found = distance(sketch("x", one), sketch("x", one + change))
+        assert 0.1 < found / np.linalg.norm(change) < 10
+    assert distance(sketch("x", one), sketch("x", one.copy())) == 0
+
+
+def test_a_sketch_is_of_the_numbers_whatever_their_dimensions() -> None:
+    array = np.random.default_rng(0).standard_normal((6, 20, 50))
+    assert sketch("x", array) == sketch("x", array.reshape(120, 50))
+    assert sketch("x", array) == sketch("x", np.asfortranarray(array))
+    assert sketch("x", array).products != sketch("y", array).products
+
+
+def test_a_nan_in_a_gradient_must_be_at_the_same_place() -> None:
+    one = np.random.default_rng(0).standard_normal(3000)
+    other = one.copy()
+    one[5] = other[6] = np.nan
+    assert distance(sketch("x", one), sketch("x", one.copy())) == 0
+    assert distance(sketch("x", one), sketch("x", other)) == math.inf
 
 
 def test_the_sequences_reach_every_part_of_the_model() -> None:

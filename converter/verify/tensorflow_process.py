@@ -1,0 +1,160 @@
+"""TensorFlow in a process of its own.
+
+So its import takes no time from that of torch, its memory is free when torch needs some, and if it
+ends its process, that is an error like any other. A process that has imported TensorFlow already
+uses it as it is.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import BertconvertError, OriginalError
+from ..models.backend import tensorflow
+from ..models.reference import Samples
+from .batches import Batch, Original, from_arrays, to_arrays
+from .explain import Question, explain
+from .original import Task, compute
+from .verdict import Cause
+
+# The files by which the two processes exchange what they have to say.
+_WORK, _GIVEN = "work.json", "given.safetensors"
+_RESULT, _CAUSES, _ERROR = "result.safetensors", "causes.json", "error.json"
+_IMPORTED, _PRINTED = "imported", "printed"
+
+_FACTS = "facts"
+_MOST_PRINTED = 300  # characters of what a process printed before it ended
+
+
+class _Error(Struct, frozen=True):
+    """An error in the process."""
+
+    text: str
+    internal: bool  # whether it is a mistake of the program
+
+
+@contextmanager
+def computing(task: Task, samples: list[Samples]) -> Iterator[Callable[[], Original]]:
+    """Start to compute what the original does; the function that it gives waits for it.
+
+    It raises OriginalError if TensorFlow fails.
+    """
+    if "tensorflow" in sys.modules:
+        yield lambda: compute(task, samples)
+        return
+    with _process(task, Original([Batch(batch) for batch in samples])) as finish:
+        yield lambda: _read(finish() / _RESULT)
+
+
+def explained(question: Question, batch: Batch) -> list[Cause]:
+    """Which known mistake computes what a folder does.
+
+    Args:
+        question: on which folder.
+        batch: sequences, and what the folder computes of them.
+
+    Raises:
+        OriginalError: TensorFlow fails.
+    """
+    if "tensorflow" in sys.modules:
+        return explain(question, batch)
+    with _process(question, Original([batch])) as finish:
+        return msgspec.json.decode((finish() / _CAUSES).read_bytes(), type=list[Cause])
+
+
+@contextmanager
+def _process(work: Task | Question, given: Original) -> Iterator[Callable[[], Path]]:
+    """Start a process on some work; the function that it gives waits, and gives its folder."""
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _write(given, folder / _GIVEN)
+        (folder / _WORK).write_bytes(msgspec.json.encode(work))
+        with (folder / _PRINTED).open("wb") as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, name],
+                stdin=subprocess.PIPE,
+                stdout=printed,
+                stderr=printed,
+            )
+
+        def finish() -> Path:
+            process.wait()
+            _check(process.returncode, folder)
+            return folder
+
+        try:
+            yield finish
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _check(code: int, folder: Path) -> None:
+    """Raise the error that a process ended with."""
+    if (folder / _ERROR).exists():
+        error = msgspec.json.decode((folder / _ERROR).read_bytes(), type=_Error)
+        raise RuntimeError(error.text) if error.internal else OriginalError(error.text)
+    if code == 0:
+        return
+    names = {-stop: stop.name for stop in signal.Signals}
+    how = f"was ended by {names[code]}" if code in names else f"ended with exit code {code}"
+    when = "while it ran the model" if (folder / _IMPORTED).exists() else "while it was imported"
+    printed = (folder / _PRINTED).read_bytes().decode("utf-8", "replace").strip()
+    last = f" It printed: {printed[-_MOST_PRINTED:]}" if printed else ""
+    memory = " The machine may have too little memory." if names.get(code) == "SIGKILL" else ""
+    raise OriginalError(f"TensorFlow {how} {when}.{memory}{last}")
+
+
+def main() -> None:
+    """The process. Its argument is the folder with the work."""
+    folder = Path(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work = msgspec.json.decode((folder / _WORK).read_bytes(), type=Task | Question)
+        given = _read(folder / _GIVEN)
+        tensorflow()
+        (folder / _IMPORTED).touch()
+        if isinstance(work, Task):
+            _write(compute(work, [batch.samples for batch in given.batches]), folder / _RESULT)
+        else:
+            causes = explain(work, given.batches[0])
+            (folder / _CAUSES).write_bytes(msgspec.json.encode(causes))
+    except Exception as error:
+        internal = not isinstance(error, BertconvertError)
+        text = f"{type(error).__name__}: {error}" if internal else str(error)
+        (folder / _ERROR).write_bytes(msgspec.json.encode(_Error(text, internal)))
+    os._exit(0)  # TensorFlow takes its time to end
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of standard input, which comes with the end of the other process."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _write(original: Original, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    arrays, facts = to_arrays(original)
+    save_file(arrays, path, metadata={_FACTS: facts.decode()})
+
+
+def _read(path: Path) -> Original:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        arrays = {name: file.get_tensor(name) for name in [*file.keys()]}
+        return from_arrays(arrays, file.metadata()[_FACTS])
