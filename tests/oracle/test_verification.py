@@ -1,0 +1,47 @@
+"""The figures of both models that stay in a model folder."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bertconvert import convert
+from bertconvert.converter.verify import prover
+
+
+@pytest.fixture(scope="module")
+def proved(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("proved") / "out"
+    convert(fixtures / "pretraining", out, prove=prover("gradients"))
+    return out
+
+
+def test_the_file_has_each_output_and_the_largest_gradient(proved: Path) -> None:
+    found = json.loads((proved / "verification.json").read_bytes())
+    assert found["levels"] == {"weights": True, "outputs": True, "gradients": True}
+    assert (found["samples"], found["seed"], found["text"]) == (8, 0, None)
+    names = [output["tensor"] for output in found["outputs"]]
+    assert names == ["embeddings", "layer_0", "layer_1", "pooled", "mlm_logits", "nsp_logits"]
+    for output in found["outputs"]:
+        assert 0 < output["relative"] < found["bounds"]["float64_relative"]
+        assert 0 < output["pytorch_error"] <= output["float32_bound"]
+    assert found["gradients"]["parameters"] == 46
+    assert 0 < found["gradients"]["largest_relative"] < found["bounds"]["gradient_relative"]
+    assert found["activation"]["matches"] == "GELU by tanh"
+
+
+def test_the_card_quotes_the_largest_figures(proved: Path) -> None:
+    found = json.loads((proved / "verification.json").read_bytes())
+    card = (proved / "README.md").read_text()
+    assert f"Verified at level gradients on {found['made'][:10]}" in card
+    row = r"^\| (outputs|the same|gradients).*\| (\S+) \| `(\S+)` \|"
+    rows = re.findall(row, card, re.MULTILINE)
+    exact = max(found["outputs"], key=lambda output: output["relative"])
+    near = max(found["outputs"], key=lambda output: output["share"])
+    gradients = found["gradients"]
+    assert rows == [
+        ("outputs", f"{exact['relative']:.1e}", exact["tensor"]),
+        ("the same", f"{near['share']:.2f}", near["tensor"]),
+        ("gradients", f"{gradients['largest_relative']:.1e}", gradients["tensor"]),
+    ]
