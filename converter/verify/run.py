@@ -320,6 +320,7 @@ class _Ran(Struct, frozen=True):
     faulty: list[Faulty] = []
     samples: int = 0  # sequences
     text: Text | None = None
+    tensorflow: str = ""  # the version that computed
 
 
 def _verify(
@@ -378,7 +379,22 @@ def _verify(
         faulty=ran.faulty,
         facts=facts,
         sources=prepared.sources,
+        versions=_versions(ran.tensorflow),
     )
+
+
+def _versions(tensorflow: str) -> dict[str, str]:
+    """The versions of Python and of the packages that computed.
+
+    Args:
+        tensorflow: its version; "" if no model was run.
+    """
+    import platform
+
+    packages = ("numpy", *(("torch", "transformers") if tensorflow else ()))
+    found = {name: str(sys.modules[name].__version__) for name in packages if name in sys.modules}
+    ran = {"tensorflow": tensorflow} if tensorflow else {}
+    return {"python": platform.python_version(), **found, **ran}
 
 
 def _reference(planned: Planned) -> "Reference | None":
@@ -570,4 +586,5 @@ def _run_folder(
         checks=[*output_checks(outputs), loading_check(port), *checks],
         causes=causes,
         samples=original.count,
+        tensorflow=original.tensorflow,
     )

@@ -21,6 +21,7 @@ def test_the_file_has_each_output_and_the_largest_gradient(proved: Path) -> None
     found = json.loads((proved / "verification.json").read_bytes())
     assert found["levels"] == {"weights": True, "outputs": True, "gradients": True}
     assert (found["samples"], found["seed"], found["text"]) == (8, 0, None)
+    assert [*found["versions"]] == ["python", "numpy", "torch", "transformers", "tensorflow"]
     names = [output["tensor"] for output in found["outputs"]]
     assert names == ["embeddings", "layer_0", "layer_1", "pooled", "mlm_logits", "nsp_logits"]
     for output in found["outputs"]:
@@ -34,7 +35,8 @@ def test_the_file_has_each_output_and_the_largest_gradient(proved: Path) -> None
 def test_the_card_quotes_the_largest_figures(proved: Path) -> None:
     found = json.loads((proved / "verification.json").read_bytes())
     card = (proved / "README.md").read_text()
-    assert f"Verified at level gradients on {found['made'][:10]}" in card
+    assert f"Verified at level gradients on {found['made'][:10]}, with python 3." in card
+    assert f" and tensorflow {found['versions']['tensorflow']}: every tensor" in card
     row = r"^\| (outputs|the same|gradients).*\| (\S+) \| `(\S+)` \|"
     rows = re.findall(row, card, re.MULTILINE)
     exact = max(found["outputs"], key=lambda output: output["relative"])

@@ -65,6 +65,7 @@ class TestAConversionThatIsProved:
         assert found["levels"] == {"weights": True}
         assert {check["level"] for check in found["checks"]} == {"weights"}
         assert found["outputs"] == [] and found["gradients"] is None
+        assert [*found["versions"]] == ["python", "numpy"]
         provenance = json.loads((proved / "conversion.json").read_bytes())
         read = [one for one in provenance["sources"] if one["role"] != "data"]
         assert found["sources"] == read
