@@ -1,132 +1,20 @@
-"""The action of action.yml: its steps are run in a shell, as GitHub's runner runs them."""
+"""The action of action.yml."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from safetensors.numpy import load_file, save_file
 
-ROOT = Path(__file__).parent.parent
-SHELLS = {"bash": ["bash", "--noprofile", "--norc", "-eo", "pipefail"]}
-ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
-
-# A python3 whose `-m venv FOLDER` takes no time: pip writes its arguments to a file, and
-# bertconvert is the one of this environment.
-PYTHON = f"""#!/bin/sh
-test "$1 $2" = "-m venv" || exit 9
-mkdir -p "$3/bin"
-printf '#!/bin/sh\\nfor word; do echo "$word"; done >> "$RUNNER_TEMP/pip"\\n' > "$3/bin/pip"
-printf '#!/bin/sh\\nexec "{sys.executable}" -m bertconvert "$@"\\n' > "$3/bin/bertconvert"
-chmod +x "$3/bin/pip" "$3/bin/bertconvert"
-"""
-
-
-class Job:
-    """A job that uses the action: its workspace, and what came of the steps."""
-
-    def __init__(self, folder: Path) -> None:
-        self.workspace = folder / "workspace"
-        self.temporary = folder / "temporary"
-        self.path = folder / "bin"
-        self.action = ROOT
-        self.used: dict[str, dict[str, str]] = {}  # actions with their inputs
-        self.log = ""
-        for made in (self.workspace, self.temporary, self.path):
-            made.mkdir()
-        self.summary = folder / "summary"
-        self.context: dict[str, str] = {}
-
-    def use(self, **given: str) -> str:
-        """Run the action with these inputs, - in a name as _; the outcome."""
-        inputs = {name.replace("_", "-"): value for name, value in given.items()}
-        assert inputs.keys() <= ACTION["inputs"].keys()
-        for name, about in ACTION["inputs"].items():
-            self.context[f"inputs.{name}"] = inputs.get(name, about.get("default", ""))
-        outcome = "success"
-        for step in ACTION["runs"]["steps"]:
-            condition = step.get("if", "success()")
-            if "always()" not in condition and outcome == "failure":
-                continue
-            if self.holds(condition) and not self.run(step):
-                outcome = "failure"
-        return outcome
-
-    def run(self, step: Mapping[str, Any]) -> bool:
-        if "uses" in step:
-            found = {name: self.evaluated(value) for name, value in step.get("with", {}).items()}
-            self.used[step["uses"].partition("@")[0]] = found
-            return True
-        script, output = self.temporary / "step.sh", self.temporary / "output"
-        script.write_text(self.evaluated(step["run"]))
-        output.write_text("")
-        inputs = {name: self.evaluated(value) for name, value in step.get("env", {}).items()}
-        done = subprocess.run(
-            [*SHELLS[step["shell"]], script],
-            cwd=self.workspace,
-            env=os.environ
-            | inputs
-            | {
-                "PATH": f"{self.path}:{os.environ['PATH']}",
-                "GITHUB_ACTION_PATH": str(self.action),
-                "GITHUB_OUTPUT": str(output),
-                "GITHUB_STEP_SUMMARY": str(self.summary),
-                "RUNNER_TEMP": str(self.temporary),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.log += done.stdout
-        for line in output.read_text().splitlines():
-            name, _, value = line.partition("=")
-            self.context[f"steps.{step.get('id', '')}.outputs.{name}"] = value
-        return done.returncode == 0
-
-    def evaluated(self, text: str) -> str:
-        return re.sub(
-            r"\$\{\{ ([\w.-]+) \}\}", lambda found: self.context.get(found[1], ""), str(text)
-        )
-
-    def holds(self, condition: str) -> bool:
-        """Whether an `if` of names, strings, != and && holds."""
-        terms = [term.strip() for term in condition.split("&&")]
-        for term in terms:
-            if term in ("always()", "success()"):
-                continue
-            name, operator, value = term.split()
-            assert operator == "!="
-            if self.context.get(name, "") == value.strip("'"):
-                return False
-        return True
-
-    @property
-    def passed(self) -> str:
-        return self.evaluated(ACTION["outputs"]["passed"]["value"])
-
-    @property
-    def installed(self) -> list[str]:
-        """What pip was called with."""
-        return (self.temporary / "pip").read_text().splitlines()
-
-    @property
-    def reports(self) -> set[str]:
-        """The files that were uploaded."""
-        found = self.used.get("actions/upload-artifact")
-        return {path.name for path in Path(found["path"]).iterdir()} if found else set()
+from .github_job import ACTION, ROOT, SHELLS, Job
 
 
 @pytest.fixture
 def job(tmp_path: Path, converted: Callable[[str], Path], fixtures: Path) -> Job:
     job = Job(tmp_path)
-    (job.path / "python3").write_text(PYTHON)
-    (job.path / "python3").chmod(0o755)
     shutil.copytree(fixtures / "encoder", job.workspace / "checkpoint")
     shutil.copytree(converted("encoder"), job.workspace / "model")
     return job
@@ -224,7 +112,7 @@ def test_two_uses_in_a_job_keep_their_own_reports(job: Job) -> None:
 def test_no_input_is_run(reference: str, value: str, job: Job) -> None:
     other = {"checkpoint": "record", "record": "checkpoint"}[reference]
     inputs = dict.fromkeys(ACTION["inputs"], value) | {other: ""}
-    job.use(**{name.replace("-", "_"): value for name, value in inputs.items()})
+    job.use_action(inputs)
     assert job.passed == "false", job.log
     assert not list(job.workspace.rglob("pwned*"))
     assert not list(job.temporary.rglob("pwned*"))

@@ -27,7 +27,7 @@ _CELL = 300
 
 # What Markdown or GitHub may take for markup: emphasis, links, HTML, the cells of a table, emoji,
 # mentions, formulas. As a character reference it is text everywhere, in a table, too.
-_MARKUP = re.compile(r"[\\`*_\[\]<>|~$&#@:!]")
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$&#@!]|:(?=\S)|(?<![^\W_])_|_(?![^\W_])")
 
 
 def commands(found: Verdict | Failure) -> Iterator[str]:
