@@ -76,6 +76,7 @@ OUTPUTS = {
 BASE_CLASS = "AlbertModel"
 CHOICES = ("AlbertForMultipleChoice",)
 MASKED_LM = "predictions"
+LAYER = "AlbertLayer"
 POOLING = ("pooler", "pooler_activation")
 SWAPS = encoder.SWAPS | {
     "norms swapped": ("LayerNorm", "LayerNorm_1"),

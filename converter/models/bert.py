@@ -53,6 +53,7 @@ OUTPUTS = {
 BASE_CLASS = "BertModel"
 CHOICES = ()
 MASKED_LM = "cls.predictions"
+LAYER = "BertLayer"
 POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 

@@ -51,8 +51,8 @@ _HEADS: dict[str, Head] = {
 }
 
 OUTPUTS = {**bert.OUTPUTS, "BertForMultipleChoice": {"logits": "logits"}}
-BASE_CLASS, MASKED_LM = bert.BASE_CLASS, bert.MASKED_LM
-POOLING, SWAPS = bert.POOLING, bert.SWAPS
+BASE_CLASS, POOLING, SWAPS = bert.BASE_CLASS, bert.POOLING, bert.SWAPS
+MASKED_LM, LAYER = bert.MASKED_LM, bert.LAYER
 CHOICES = ("BertForMultipleChoice",)
 
 

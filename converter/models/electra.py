@@ -26,6 +26,7 @@ OUTPUTS = {
 BASE_CLASS = "ElectraModel"
 CHOICES = ()
 MASKED_LM = "generator_predictions"
+LAYER = "ElectraLayer"
 POOLING = ()
 SWAPS = encoder.SWAPS
 

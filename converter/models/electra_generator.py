@@ -9,8 +9,8 @@ from .heads import Head, MaskedLM
 from .reference import Architecture
 
 OUTPUTS, BASE_CLASS = electra.OUTPUTS, electra.BASE_CLASS
-CHOICES, MASKED_LM = electra.CHOICES, electra.MASKED_LM
-POOLING, SWAPS = electra.POOLING, electra.SWAPS
+CHOICES, POOLING, SWAPS = electra.CHOICES, electra.POOLING, electra.SWAPS
+MASKED_LM, LAYER = electra.MASKED_LM, electra.LAYER
 
 
 class Settings(electra.Settings, frozen=True):

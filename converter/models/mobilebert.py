@@ -165,6 +165,7 @@ OUTPUTS = {
 BASE_CLASS = "MobileBertModel"
 CHOICES = ()
 MASKED_LM = "cls.predictions"
+LAYER = "MobileBertLayer"
 POOLING = ("pooler",)
 SWAPS = encoder.SWAPS
 

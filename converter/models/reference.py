@@ -75,6 +75,8 @@ class Reference(Protocol):
     # The module of transformers' classes that is the head of a masked language model, or its first
     # part: what it is given is [B, T, H]. "" if the family has none.
     MASKED_LM: str
+    # The class of transformers' layers, each of which gives one of `layer_0`, `layer_1`, ...
+    LAYER: str
     # The layers of transformers' base model that pool. The first is called as the mapping's group
     # of its variables, and the last gives `pooled`. () if the family has none.
     POOLING: tuple[str, ...]

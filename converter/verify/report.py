@@ -11,7 +11,7 @@ from ... import __version__
 from ..choices import LEVELS
 from ..errors import VerificationError
 from ..fold import fold
-from ..text import pip_install, to_json_lines
+from ..text import joined, pip_install, to_json_lines
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -41,6 +41,7 @@ BOUNDS = {
 }
 """The bounds that a verdict was held to, by their names in JSON."""
 
+_MOST_SHOWN = 8
 _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 
 
@@ -75,6 +76,8 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield f"  the first tensor that differs: {verdict.first_tensor}"
     if verdict.first_output:
         yield f"  the first output that differs: {verdict.first_output}"
+    if verdict.faulty:
+        yield from _wrapped(f"  {faulty_sentence(verdict)}")
     for cause in verdict.causes:
         yield from _wrapped(f"  {cause.kind}: {names_of(cause)}: {cause.text}")
     if not verdict.causes and (verdict.first_tensor or verdict.first_output):
@@ -86,6 +89,16 @@ def names_of(cause: Cause) -> str:
     rows = fold(((name,), None) for name in cause.tensors)
     names = ", ".join(name for (name,), _, _ in rows[:3])
     return f"{names} and {len(rows) - 3:,} more" if len(rows) > 3 else names
+
+
+def faulty_sentence(verdict: Verdict) -> str:
+    """Which parts differ by themselves; "" where none is known to."""
+    rows = fold(((part.tensor,), None) for part in verdict.faulty)
+    if not rows:
+        return ""
+    parts = "this part differs" if len(verdict.faulty) == 1 else "these parts differ"
+    names = joined([name for (name,), _, _ in rows], _MOST_SHOWN)
+    return f"{parts} even if fed the original's input: {names}"
 
 
 def _except(verdict: Verdict) -> str:
@@ -219,9 +232,13 @@ def _cases(verdict: Verdict, level: str) -> Iterator[tuple[str, bool, str]]:
     if level == "weights":
         yield from ((m.tensor, m.same, f"differs from {m.variable}") for m in verdict.matches)
     elif level == "outputs":
+        faulty = {part.tensor for part in verdict.faulty}
         for output in verdict.outputs:
             passed = output.same_function and output.as_accurate
-            yield output.tensor, passed, _output_sentence(output)
+            found = _output_sentence(output)
+            if output.tensor in faulty:
+                found += "; it differs even if fed the original's input"
+            yield output.tensor, passed, found
     else:
         yield from ((g.tensor, g.passed, f"differs by {g.relative:.1e}") for g in verdict.gradients)
 
@@ -259,6 +276,7 @@ def to_html(verdict: Verdict | Failure) -> bytes:
         levels=LEVELS[: LEVELS.index(verdict.level) + 1],
         meaning=MEANING,
         activation=activation_sentence(verdict),
+        faulty=faulty_sentence(verdict),
         exception=_except(verdict) if verdict.passed else "",
         sequences=sequences_text(verdict),
         errors=_errors_picture(verdict) if verdict.outputs else "",

@@ -151,10 +151,20 @@ def at_rows(
     found = {}
     for name, tensor in outputs.items():
         array = tensor.numpy()
-        if name in by_position or name == "embeddings" or name.startswith("layer_"):
+        if is_by_position(name, by_position):
             array = array.reshape(-1, *array.shape[2:])[samples.rows]
         found[name] = array
     return found
+
+
+def is_by_position(name: str, by_position: Collection[str] = ()) -> bool:
+    """Whether an output has a value for each position.
+
+    Args:
+        name: of the output, which may be that of a layer that the original does not have.
+        by_position: as `Reference` has it.
+    """
+    return name in by_position or name == "embeddings" or name.startswith("layer_")
 
 
 def first_tokens(samples: Samples) -> "Array":

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,69 @@ def forward(
     Raises:
         VerificationError: the model does not run, such as one whose config asks for other layers.
     """
+    outputs, pooled = _run(model, reference, samples, output_hidden_states=True, **labels)
+    embeddings, *layers = outputs.hidden_states
+    named = {"embeddings": embeddings}
+    named |= {f"layer_{number}": layer for number, layer in enumerate(layers)}
+    return named | pooled | _of_heads(model, reference, outputs), outputs.get("loss")
+
+
+def forward_apart(
+    model: Any, reference: Reference, samples: Samples, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The outputs by the names of `forward`, where each part is fed the original's outputs.
+
+    A part is the embeddings, a layer, the layer that pools, or a head. So a fault of one does not
+    reach those after it. If the folder has fewer layers, or more, the heads are fed the original's
+    last layer all the same.
+
+    Args:
+        model: with any number of layers.
+        reference: what the proof knows of the family.
+        samples: as for `forward`.
+        given: what the original computes, by name: embeddings and layers [B, T, H], and `pooled`
+            if there is one.
+
+    Raises:
+        VerificationError: the model does not run on these inputs, such as one of another width.
+    """
+    found: dict[str, Any] = {}
+    *_, last = (name for name in given if name != "pooled")
+
+    def before(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if found:
+            return None
+        found["embeddings"] = inputs[0]
+        return (given["embeddings"], *inputs[1:])
+
+    def after(_: Any, inputs: Any, output: Any) -> Any:
+        name = f"layer_{len(found) - 1}"  # a module may be called again, as another layer
+        found[name] = output
+        return given.get(name, given[last])
+
+    def at_the_end(_: Any, inputs: Any, output: Any) -> Any:
+        output.last_hidden_state = given[last]
+        return output
+
+    hooks = [model.base_model.encoder.register_forward_hook(at_the_end)]
+    for module in model.modules():
+        if type(module).__name__ == reference.LAYER:
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        outputs, pooled = _run(model, reference, samples, given.get("pooled"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found | pooled | _of_heads(model, reference, outputs)
+
+
+def _run(
+    model: Any, reference: Reference, samples: Samples, pooled: Any = None, **arguments: Any
+) -> tuple[Any, dict[str, Any]]:
+    """What a model returns, and what pooling gave, if there is any.
+
+    If `pooled` is given, the heads are fed that instead.
+    """
     import torch
 
     name = type(model).__name__
@@ -97,36 +161,39 @@ def forward(
     given = {key: torch.from_numpy(array).long() for key, array in inputs.items()}
     if name in reference.CHOICES:
         given = {key: tensor[None] for key, tensor in given.items()}
-    pooled: list[Any] = []
-    last = [_layer(model, layer) for layer in reference.POOLING[-1:]]
-    hooks = [
-        layer.register_forward_hook(lambda *args: pooled.append(args[-1]))
-        for layer in last
-        if layer is not None
-    ]
+    found: dict[str, Any] = {}
     masked = torch.from_numpy(samples.masked)
-    head = _masked_lm(model, reference)
-    if head is not None:
-        hooks.append(
-            head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[masked][None],))
-        )
+
+    def pool(_: Any, inputs: Any, output: Any) -> Any:
+        found["pooled"] = output
+        return pooled
+
+    def gather(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].flatten(0, 1)[masked][None],)
+
+    hooks = []
+    for layer in reference.POOLING[-1:]:
+        if (module := _layer(model, layer)) is not None:
+            hooks.append(module.register_forward_hook(pool))
+    if (head := _masked_lm(model, reference)) is not None:
+        hooks.append(head.register_forward_pre_hook(gather))
     try:
-        outputs = model(**given, output_hidden_states=True, **labels)
+        return model(**given, **arguments), found
     except Exception as error:  # whatever it raises, the folder caused it
         first = str(error).strip().partition("\n")[0]
         raise VerificationError(f"the {name} does not run: {first}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    embeddings, *layers = outputs.hidden_states
-    named = {"embeddings": embeddings}
-    named |= {f"layer_{number}": layer for number, layer in enumerate(layers)}
-    if pooled:
-        named["pooled"] = pooled[0]
-    named |= {ours: outputs[theirs] for theirs, ours in reference.OUTPUTS[name].items()}
-    if head is not None:
+
+
+def _of_heads(model: Any, reference: Reference, outputs: Any) -> dict[str, Any]:
+    """The heads' outputs, of what a model returns."""
+    names = reference.OUTPUTS[type(model).__name__]
+    named = {ours: outputs[theirs] for theirs, ours in names.items()}
+    if "mlm_logits" in named:  # [1, M, V]
         named["mlm_logits"] = named["mlm_logits"][0]
-    return named, outputs.get("loss")
+    return named
 
 
 def _layer(model: Any, name: str) -> Any | None:
