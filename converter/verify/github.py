@@ -7,7 +7,15 @@ from typing import TypeVar
 from ... import __version__
 from ..choices import LEVELS
 from ..text import counted, cut, listed
-from .report import MEANING, activation_sentence, figures, names_of, plain, sequences_text
+from .report import (
+    MEANING,
+    activation_sentence,
+    faulty_sentence,
+    figures,
+    names_of,
+    plain,
+    sequences_text,
+)
 from .verdict import SAME_GRADIENT, Fact, Failure, Output, Verdict
 
 Item = TypeVar("Item")
@@ -60,6 +68,8 @@ def _differences(verdict: Verdict) -> Iterator[str]:
         yield f"The first tensor that differs: {verdict.first_tensor}"
     if verdict.first_output:
         yield f"The first output that differs: {verdict.first_output}"
+    if verdict.faulty:
+        yield faulty_sentence(verdict)
     causes = [f"{cause.kind}: {names_of(cause)}: {cause.text}" for cause in verdict.causes]
     yield from listed([cut(cause, _CELL) for cause in causes])
 
@@ -111,7 +121,7 @@ def _what_differs(verdict: Verdict) -> Iterator[str]:
         rows.append(["the first output", _code(verdict.first_output)])
     yield _table(["check", "what was found"], rows)
     if verdict.faulty:
-        yield "### Parts that differ even if they are fed what the original gives"
+        yield "### Parts that differ even if fed the original's input"
         rows = _few(verdict.faulty, lambda part: [_code(part.tensor), f"{part.relative:.1e}"])
         yield _table(["output", "float64, relative"], rows)
     if verdict.causes:
@@ -149,7 +159,9 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
     if record is None:
         yield "reference", f"the checkpoint {_code(verdict.checkpoint)}"
     else:
-        origin = f"made {record.made} by {record.tool} with TensorFlow {record.tensorflow}"
+        origin = f"made {record.made} by {record.tool}"
+        if record.tensorflow:
+            origin += f" with TensorFlow {record.tensorflow}"
         yield "reference", f"the golden record {_code(record.file)}, {_text(origin)}"
         yield "checkpoint", _code(verdict.checkpoint)
     if verdict.samples:

@@ -274,14 +274,16 @@ def test_no_text_of_a_verdict_leaves_its_cell_or_its_command(found: str, verdict
 
 
 def test_the_summary_has_figures_faulty_parts_and_the_record(verdict: Verdict) -> None:
-    cells = tables(github.summary(everything(verdict, "text")))
+    cells = tables(github.summary(everything(verdict, "Text")))
     rows = [row for table in cells for row in table]
-    assert ["text", "5.0e-01", "0.8", "1.7", "3.4", "NO"] in rows
-    assert ["text", "2.5e-01"] in rows
-    assert ["text", "text", "text", "DIFFERENT"] in rows
-    assert ["text", "", "text", "not proved"] in rows
+    assert ["Text", "5.0e-01", "0.8", "1.7", "3.4", "NO"] in rows
+    assert ["Text", "2.5e-01"] in rows
+    assert ["Text", "Text", "Text", "DIFFERENT"] in rows
+    assert ["Text", "", "Text", "not proved"] in rows
+    ((_, _, message), _) = heard("\n".join(github.commands(everything(verdict, "Text"))))
+    assert "this part differs even if fed the original's input: Text" in message
     facts = dict(row for row in cells[-1])
-    assert facts["reference"] == ("the golden record text, made text by text with TensorFlow text")
+    assert facts["reference"] == ("the golden record Text, made Text by Text with TensorFlow Text")
     assert facts["sequences"] == (
         "8 seeded sequences (seed 0), compared at most 32 positions of each"
     )
