@@ -120,7 +120,8 @@ def activation(name: str, x: Any) -> Any:
     """get_activation; `erf` is what its gelu was before commit bee6030 of 2019-02-07."""
     tf = tensorflow()
     if name == "tanh":
-        cubic = x + 0.044715 * tf.pow(x, 3)
+        # What TensorFlow's graphs make of modeling.py's tf.pow(x, 3), which takes 15 times as long.
+        cubic = x + 0.044715 * (x * tf.square(x))
         # modeling.py has numpy's scalar, which is float64; a float32 tensor would round it.
         return x * (0.5 * (1.0 + tf.tanh(math.sqrt(2 / math.pi) * cubic)))
     if name == "erf":
