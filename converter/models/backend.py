@@ -30,6 +30,15 @@ def tensorflow() -> Any:
     return tensorflow
 
 
+def in_float64(array: Any) -> Any:
+    """A numpy array of floats as a tensor of float64.
+
+    TensorFlow casts it: an array that numpy cast would be in memory twice.
+    """
+    tf = tensorflow()
+    return tf.cast(tf.constant(array), tf.float64)
+
+
 @contextmanager
 def _muted() -> Iterator[None]:
     """Close standard error for a while: C++ code prints before its logging can be silenced."""

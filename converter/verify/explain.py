@@ -11,14 +11,13 @@ from typing import Any
 from msgspec import Struct
 
 from ..models import load_reference
-from ..models.backend import tensorflow
+from ..models.backend import in_float64
 from ..models.reference import Architecture, Reference
 from ..transforms import to_tensorflow
 from .batches import Batch
 from .distance import largest
 from .model_folder import open_folder
 from .samples import at_rows
-from .variables import cast
 from .verdict import SAME_FUNCTION, Cause, relative
 
 
@@ -53,7 +52,6 @@ def explain(question: Question, batch: Batch) -> list[Cause]:
     Returns:
         The cause; none if no known mistake fits, or if the tensors are the whole difference.
     """
-    tf = tensorflow()
     reference = load_reference(question.reference)
     settings = reference.settings(question.architecture)
     tensors = open_folder(Path(question.folder)).tensors
@@ -62,7 +60,7 @@ def explain(question: Question, batch: Batch) -> list[Cause]:
         tensor = to_tensorflow(tensors[held.tensor], held.op)
         if tensor.shape != held.merged:
             return []
-        variables[name] = tf.constant(cast(tensor, "float64").reshape(held.shape))
+        variables[name] = in_float64(tensor.reshape(held.shape))
     if not question.same and _computes(reference, settings, variables, batch):
         return []
     for mistake in reference.mistakes(variables, settings, question.config):

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..errors import VerificationError
 from ..models import load_reference
-from ..models.backend import tensorflow
+from ..models.backend import in_float64, tensorflow
 from ..models.layers import gathered
 from ..models.reference import Architecture, Reference, Samples
 from ..prepare import Planned
@@ -109,7 +109,7 @@ def compute(task: Task, samples: list[Samples]) -> Original:
     tf = tensorflow()
     reference = load_reference(task.reference)
     settings = reference.settings(task.architecture)
-    variables = {name: tf.constant(cast(a, "float64")) for name, a in _read(task)}
+    variables = {name: in_float64(array) for name, array in _read(task)}
     batches = [
         _batch(task, reference, settings, variables, batch, number)
         for number, batch in enumerate(samples)
