@@ -31,6 +31,7 @@ from .converter.terminal import (
     printable,
     say,
     show,
+    show_audit,
     show_back_conversion,
     show_checkpoint,
     show_conversion,
@@ -45,6 +46,7 @@ from .converter.terminal import (
 from .converter.text import counted
 
 if TYPE_CHECKING:
+    from .converter import audit as auditing
     from .converter.batch import Event
     from .converter.verify import Failure, Verdict
 
@@ -324,6 +326,29 @@ _conversion_options = _with_options(
             help="The weights files to write. Repeatable.  [default: safetensors]",
         ),
         _plan_options,
+    ]
+)
+_proof_options = _with_options(
+    [
+        click.option(
+            "--level",
+            type=click.Choice(LEVELS),
+            help="How much to prove.  [default: the highest that is installed]",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+            help="The number of random sequences.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="The seed of the sequences.",
+        ),
     ]
 )
 _json_option = click.option(
@@ -660,25 +685,7 @@ def _json_lines() -> Callable[["Event"], None]:
 @cli.command()
 @click.argument("ckpt")
 @click.argument("out")
-@click.option(
-    "--level",
-    type=click.Choice(LEVELS),
-    help="How much to prove.  [default: the highest that is installed]",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="The number of random sequences.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The seed of the sequences.",
-)
+@_proof_options
 @click.option(
     "--text", type=_EXISTING, help="A text file whose lines to use in place of random sequences."
 )
@@ -777,10 +784,7 @@ def _verdict(
         raise click.UsageError("--save needs an OUT that is a folder on a disk")
     if html is not None and (missing := missing_extras("weights", html=True)):
         raise click.UsageError(f"--html needs {_missing(missing)}")
-    runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
-    say(f"level {chosen}{'' if level else ', the highest that is installed'}{runs}")
-    if level is None and (missing := missing_extras("gradients")):
-        say(f"  outputs and gradients need {_missing(missing)}")
+    _say_level(chosen, level)
     try:
         with Progress(False) as progress:
             return prove(
@@ -796,6 +800,16 @@ def _verdict(
             )
     except MissingOptionError as error:
         raise click.UsageError(printable(str(error))) from error
+
+
+def _say_level(chosen: str, given: str | None) -> None:
+    """Say at which level a proof runs, and why at no higher one."""
+    from .converter.verify import missing_extras
+
+    runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
+    say(f"level {chosen}{'' if given else ', the highest that is installed'}{runs}")
+    if given is None and (missing := missing_extras("gradients")):
+        say(f"  outputs and gradients need {_missing(missing)}")
 
 
 class _Reports:
@@ -877,6 +891,92 @@ def _reporting(reports: _Reports, ckpt: str, out: str, form: str) -> Iterator[No
                 # Standard error is read for commands, too, and must not have the text again.
                 raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from error
         raise
+
+
+@cli.command()
+@click.argument("listed", metavar="LIST", type=_EXISTING)
+@click.argument("out")
+@_proof_options
+@click.option("--force", is_flag=True, help="Prove again what has a verdict.")
+@_quiet_option
+@_source_options
+@_json_option
+@_debug_option
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    /,
+    listed: Path,
+    out: str,
+    level: str | None,
+    samples: int,
+    seed: int,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare many model folders, each with its checkpoint: verify for a whole LIST.
+
+    LIST is a TOML file with a [[pair]] table for each model: reference (a checkpoint), model (a
+    folder or its URL, whoever converted it), name, and options. OUT gets a page, index.html, the
+    same for programs, audit.json, and the reports of each pair. A pair is not proved again if
+    nothing changed, so an audit that was stopped continues where it was.
+
+    \b
+    bertconvert audit ports.toml audit/
+    bertconvert audit ports.toml audit/ --level weights --json | jq .pairs
+    """
+    from .converter.audit import PAGE, find_pairs
+    from .converter.audit import audit as prove_all
+    from .converter.errors import BatchError
+    from .converter.verify import highest_level, missing_extras
+
+    chosen = _checked_level(level, "--level") or highest_level()
+    if missing := missing_extras("weights", html=True):
+        raise click.UsageError(f"the page needs {_missing(missing)}")
+    try:
+        pairs = find_pairs(listed, **_given(options))
+    except BatchError as error:
+        raise click.UsageError(printable(str(error))) from error
+    if not (quiet or as_json):
+        _say_level(chosen, level)
+    start = time.monotonic()
+    try:
+        with Board({pair.name: 0 for pair in pairs}, quiet or as_json) as board:
+            result = prove_all(
+                pairs,
+                out,
+                level=chosen,
+                samples=samples,
+                seed=seed,
+                force=force,
+                watch=_on_board(board),
+            )
+    except KeyboardInterrupt:
+        say("stopped. Verdicts stay; run the same command again to continue")
+        raise
+    page = f"{_shown(out).rstrip('/')}/{PAGE}"
+    with _printing(f"The page was written to {page}"):
+        if as_json:
+            show_json(result)
+        elif not quiet:
+            show_audit(result, time.monotonic() - start, page)
+    ctx.exit(0 if result.passed else 1)
+
+
+def _on_board(board: Board) -> "Callable[[auditing.Event], None]":
+    """What `audit` calls: shows each event."""
+
+    def show_event(event: "auditing.Event") -> None:
+        row, step = event.row, event.step
+        if row is None:
+            board.go_on(event.name, step.what, step.done, step.total)
+            return
+        known = "  (unchanged)" if event.is_unchanged else ""
+        board.end(event.name, row.verdict, f"{row.reason or f'level {row.level}'}{known}")
+
+    return show_event
 
 
 @cli.command()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
+    from .audit import Audit
     from .batch import Event
     from .checkpoint import Checkpoint
     from .convert import Conversion
@@ -186,6 +187,16 @@ def show_roundtrip(result: "RoundTrip") -> None:
         files = counted(result.data_files, "data file")
         show(f"  the original is stored in another way: {result.format}, {files}")
     _say_notes(result.notes)
+
+
+def show_audit(audit: "Audit", seconds: float, page: str) -> None:
+    """Print the result of `audit`."""
+    from .audit import table_rows
+
+    show_table(*table_rows(audit))
+    counts = ", ".join(f"{number:,} {verdict}" for verdict, number in audit.counts.items())
+    show(f"{counted(len(audit.pairs), 'model')}: {counts}, in {seconds:.1f} s")
+    show(f"page: {page}, and audit.json for programs")
 
 
 def _say_notes(notes: Iterable[str]) -> None:
@@ -441,16 +452,17 @@ class Board:
         """What `batch` calls."""
         name, step, model = event.job.name, event.step, event.model
         if model is None:
-            self._go_on(name, step.what, step.done, step.total)
+            self.go_on(name, step.what, step.done, step.total)
         elif model.error:
-            self._end(name, "FAILED", model.error)
+            self.end(name, "FAILED", model.error)
         else:
             proved = f"  verified: {model.verified}" if model.verified else ""
             size = f"{model.layers:,} x {model.hidden:,}  " if model.layers else ""
             rest = f"{size}{size_text(model.nbytes)}{proved}"
-            self._end(name, event.kind, rest, model.notes)
+            self.end(name, event.kind, rest, model.notes)
 
-    def _go_on(self, name: str, what: str, done: int, total: int) -> None:
+    def go_on(self, name: str, what: str, done: int, total: int) -> None:
+        """Show how far one is: the step, the bytes done and the bytes in all."""
         self._running[name] = what, done, total
         now = time.monotonic()
         if self._quiet or now - self._started < 1:
@@ -465,7 +477,8 @@ class Board:
             )
             say(f"{self._ended:,} of {len(self._sizes):,} done; {steps}")
 
-    def _end(self, name: str, word: str, rest: str, notes: Sequence[str] = ()) -> None:
+    def end(self, name: str, word: str, rest: str, notes: Sequence[str] = ()) -> None:
+        """Show what became of one: a word that tells success or failure, and the rest."""
         self._running.pop(name, None)
         self._ended += 1
         self._done += self._sizes[name]

@@ -95,6 +95,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("roundtrip",),
     ("verify",),
     ("batch",),
+    ("audit",),
     ("terminal",),
     ("cli", "__main__", "pytest_plugin"),
 ]

@@ -101,13 +101,14 @@ def from_list(
         BatchError: it can't be read, says what a list can't say, or has only such names.
     """
     entries = []
-    for number, table in enumerate(_read(path, _List).model):
+    for number, table in enumerate(read_list(path, _List).model):
         try:
             entry = msgspec.convert(table, _Entry)
-            own = _overlaid(options, table, path.parent)
+            said = {n: v for n, v in table.items() if n not in _Entry.__struct_fields__}
+            own = overlaid(options, said, path.parent)
         except (TypeError, ValueError) as error:  # msgspec's among them
             raise BatchError(f"{path} is wrong: model[{number}]: {error}") from error
-        entries.append((entry, _relative_to(path.parent, entry.source), own))
+        entries.append((entry, relative_to(path.parent, entry.source), own))
     refused: list[str] = []
     for entry, source, own in entries:
         jobs = list(from_sources([source], own, progress))
@@ -133,7 +134,7 @@ def from_family(name: str, base_url: str | None, options: Options = DEFAULTS) ->
     known = families()
     if name not in known:
         raise BatchError(f"there is no family {name!r}; the families are {', '.join(known)}")
-    catalogue = _read(known[name], _Catalogue)
+    catalogue = read_list(known[name], _Catalogue)
     base = os.path.expanduser(base_url or catalogue.base_url).rstrip("/")
     for model in catalogue.model:
         source = f"{base}/{model.file}"
@@ -186,25 +187,40 @@ def _is_folder_name(name: str) -> bool:
     return bool(name) and is_plain and name.casefold() not in {t.casefold() for t in TABLES}
 
 
-def _overlaid(options: Options, table: dict[str, Any], folder: Path) -> Options:
-    """The options with what a table of a list says put over them."""
-    said = {name: value for name, value in table.items() if name not in _Entry.__struct_fields__}
+def overlaid(options: Options, said: dict[str, Any], folder: Path) -> Options:
+    """The options with what a table of a list says put over them.
+
+    Args:
+        options: of all entries.
+        said: the options in the table.
+        folder: that of the list, to which paths are relative.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: it does not take this value.
+    """
+    said = dict(said)
     for name in ("mapping", "config", "vocab"):
         if name in said and (name != "mapping" or said[name] not in builtin_mappings()):
-            said[name] = _relative_to(folder, said[name])
+            said[name] = relative_to(folder, said[name])
     labels = said.get("labels")
     if isinstance(labels, str) and names_a_file(labels, folder):
-        said["labels"] = _relative_to(folder, labels)
+        said["labels"] = relative_to(folder, labels)
     return make_options(said, options)
 
 
-def _relative_to(folder: Path, path: str) -> str:
+def relative_to(folder: Path, path: str) -> str:
     """A path of a list, which is relative to the list; a URL stays as it is."""
     location = parse_location(path)
-    return str(location) if isinstance(location, Url) else os.path.join(folder, str(location))
+    return str(location) if isinstance(location, Url) else str(folder / str(location))
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def read_list(path: Path, kind: type[T]) -> T:
+    """The content of a TOML file.
+
+    Raises:
+        BatchError: it can't be read, or says what its kind can't say.
+    """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=kind)
     except OSError as error:

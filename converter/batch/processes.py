@@ -5,12 +5,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..interrupts import STOPS, held
-from .task import Outcome, Task, do
+from ..storage.files import Progress
+from .task import do
 from .workers import Step, Workers, nothing
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _STEPS = (
     "unpacking",
     "fetching",
     "converting",
+    "comparing",
     "hashing",
     "verifying",
     "uploading",
@@ -59,7 +62,9 @@ def _free_memory() -> int:
 
 
 @contextmanager
-def processes(jobs: int, tasks: int) -> Iterator[Workers]:
+def processes(
+    jobs: int, tasks: int, work: Callable[[Any, Progress], Any] = do
+) -> Iterator[Workers]:
     """Processes of this machine.
 
     Threads would wait for each other, because planning holds the interpreter: two threads take half
@@ -68,6 +73,7 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
     Args:
         jobs: how many at a time.
         tasks: the number of tasks, whose numbers start at 0.
+        work: does a task, which has a `number`.
     """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -99,7 +105,9 @@ def processes(jobs: int, tasks: int) -> Iterator[Workers]:
             process.kill()
 
     try:
-        yield Workers(executor, _in_process, jobs, 2 * jobs, step, stop, kill, nothing)
+        yield Workers(
+            executor, partial(_in_process, work), jobs, 2 * jobs, step, stop, kill, nothing
+        )
     finally:
         try:
             executor.shutdown(cancel_futures=True)
@@ -158,7 +166,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _in_process(task: Task) -> Outcome:
+def _in_process(work: Callable[[Any, Progress], Any], task: Any) -> Any:
     global _is_busy
     assert _table is not None
     table, at = _table, 1 + 3 * task.number
@@ -172,7 +180,7 @@ def _in_process(task: Task) -> Outcome:
     _is_busy = True
     try:
         progress("starting", 0, 0)
-        return do(task, progress)
+        return work(task, progress)
     except SystemExit:  # of `_end`; the executor would take it for the result of a task
         os._exit(128 + signal.SIGTERM)
     finally:

@@ -141,7 +141,7 @@ def batch(
         raise TypeError("jobs must be a list of Job, as find_jobs gives it")
     if processes is not None and (not isinstance(processes, int) or processes < 1):
         raise ValueError(f"processes must be a number from 1 on, not {processes!r}")
-    jobs = [replace(job, options=_absolute(job.options)) for job in jobs]
+    jobs = [replace(job, options=absolute_paths(job.options)) for job in jobs]
     folder = parse_location(out).absolute()
     is_new = isinstance(folder, DiskPath) and not folder.kind()
     folder.make_folder()
@@ -197,7 +197,7 @@ def _opener(
     return open_workers
 
 
-def _absolute(options: Options) -> Options:
+def absolute_paths(options: Options) -> Options:
     """The options, checked, with paths that hold in any folder."""
     options = make_options({}, options)
     files = {name: getattr(options, name) for name in ("config", "vocab")}

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any
 
 from msgspec import Struct
-
-from .task import Outcome, Task
 
 
 class Step(Struct, frozen=True):
@@ -20,7 +19,7 @@ class Workers(Struct, frozen=True):
     """An executor, and what its tasks report."""
 
     executor: Executor
-    work: Callable[[Task], Outcome]
+    work: Callable[[Any], Any]  # a task -> what became of it
     at_once: int  # how many tasks run at a time
     capacity: int  # how many tasks it is given, so that no worker waits for this process
     step: Callable[[int], Step | None]  # of a task, by its number; None before it has started

@@ -90,8 +90,8 @@ def _config(
         expected = planned.plan.activation[1]
         facts.append(_value(planned, folder, "activation", rule.config, expected, bool(activation)))
     rest = [*(text for symbol, text in sizes.items() if symbol != heads), *rest]
-    found = "; ".join(listed(rest, _MOST_SHOWN)) or "as in the checkpoint"
-    return check, [*facts, Fact("config", "as in the checkpoint", found, not rest)]
+    found = "; ".join(listed(rest, _MOST_SHOWN)) or "equal"
+    return check, [*facts, Fact("config", "equal", found, not rest)]
 
 
 def _value(
