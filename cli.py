@@ -916,7 +916,7 @@ def audit(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compare many model folders, each with its checkpoint: verify for a whole LIST.
+    """Verify a LIST of model folders, each against its checkpoint.
 
     LIST is a TOML file with a [[pair]] table for each model: reference (a checkpoint), model (a
     folder or its URL, whoever converted it), name, and options. OUT gets a page, index.html, the
@@ -953,6 +953,8 @@ def audit(
                 force=force,
                 watch=_on_board(board),
             )
+    except BatchError as error:
+        raise click.UsageError(printable(str(error))) from error
     except KeyboardInterrupt:
         say("stopped. Verdicts stay; run the same command again to continue")
         raise

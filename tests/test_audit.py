@@ -439,6 +439,14 @@ def test_a_file_that_no_audit_wrote_is_never_replaced(work: Path, name: str) -> 
     assert (work / "out" / name).read_text() == "{}"
 
 
+@pytest.mark.parametrize("out", ["models/true", "models/true/audit", "checkpoint"])
+def test_nothing_is_written_into_a_folder_that_is_compared(work: Path, out: str) -> None:
+    before = sorted(work.rglob("*"))
+    result = run(work / "list.toml", work / out, "--level", "weights")
+    assert result.exit_code == 2 and "which is compared" in result.stderr
+    assert sorted(work.rglob("*")) == before
+
+
 def test_a_pipe_in_a_model_folder_does_not_stop_the_others(work: Path) -> None:
     (work / "models/true/config.json").unlink()
     os.mkfifo(work / "models/true/config.json")

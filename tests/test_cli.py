@@ -33,7 +33,17 @@ from .checkpoint.table_writer import (
 )
 from .helpers import in_terminal
 
-COMMANDS = ["tf2pt", "pt2tf", "roundtrip", "batch", "verify", "inspect", "explain", "mappings"]
+COMMANDS = [
+    "tf2pt",
+    "pt2tf",
+    "roundtrip",
+    "batch",
+    "verify",
+    "audit",
+    "inspect",
+    "explain",
+    "mappings",
+]
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]
 MAIN = "from bertconvert.cli import main; main()"
 

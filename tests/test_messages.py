@@ -142,6 +142,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
     outputs(transcript)
     proofs(transcript)
     batches(transcript)
+    audits(transcript)
     the_way_back(transcript)
     if os.environ.get("UPDATE_MESSAGES"):
         GOLDEN.write_text(transcript.text)
@@ -156,7 +157,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
 def usage(t: Transcript) -> None:
     t.part("Help and wrong calls")
     t.run("--help")
-    for command in ("tf2pt", "batch", "verify", "inspect", "explain", "mappings"):
+    for command in ("tf2pt", "batch", "verify", "audit", "inspect", "explain", "mappings"):
         t.run(f"{command} --help")
     t.run("tf2pt")
     t.run("tf2tp pretraining out")
@@ -633,6 +634,42 @@ def batches(t: Transcript) -> None:
         Path("list.toml").write_text(text)
         t.run("batch --list list.toml models3", repr(text))
     t.run("batch pretraining pretraining/vocab.txt", "a file as the output folder")
+
+
+def audits(t: Transcript) -> None:
+    t.part("Audits")
+    shutil.copytree("model", "port")
+    Path("port/conversion.json").unlink()
+    edit_json(Path("port/config.json"), hidden_act="gelu")
+    pairs = ("pretraining", "model"), ("pretraining", "port"), ("plain", "out-plain")
+    pairs = (*pairs, ("pretraining", "nowhere"), ("pretraining", "token"))
+    Path("list.toml").write_text(
+        "".join(f'[[pair]]\nreference = "{one}"\nmodel = "{two}"\n' for one, two in pairs)
+    )
+    t.run("audit list.toml audited --level weights")
+    t.run("audit list.toml audited --level weights", "again")
+    t.run("audit list.toml audited --level weights --quiet --activation erf", "with an option")
+    t.run("audit list.toml model --level weights", "a folder that is compared")
+    Path("others").mkdir()
+    Path("others/port.html").write_text("mine")
+    t.run("audit list.toml others --level weights", "a folder with a file of a report's name")
+    t.run("audit nowhere.toml audited2")
+    t.run("audit pretraining audited2")
+    pair = '[[pair]]\nreference = "a"\nmodel = "b"\n'
+    for text in (
+        "",
+        "pair = []",
+        "[[pairs]]",
+        "[[pair]",
+        '[[pair]]\nreference = "a"',
+        f"{pair}dtype = 'float16'",
+        f"{pair}num_heads = 0.5",
+        f"{pair}name = '../b'",
+        f"{pair}name = 'index'",
+        pair + pair,
+    ):
+        Path("list.toml").write_text(text)
+        t.run("audit list.toml audited2 --level weights", repr(text))
 
 
 def the_way_back(t: Transcript) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import asdict, replace
 from ..batch.processes import processes
 from ..batch.run import absolute_paths
 from ..batch.workers import Step, Workers
-from ..errors import OutputError
+from ..errors import BatchError, OutputError
 from ..interrupts import held
 from ..storage.location import Location, parse_location
 from ..verify import checked_level
@@ -62,11 +62,16 @@ def audit(
         watch: called with each event, from the calling thread.
 
     Raises:
+        BatchError: `out` is in a folder that is compared.
         OutputError: `out` can't be written, or has files of these names that no audit wrote.
         ValueError: there is no such level.
     """
     settings = Settings(checked_level(level), samples, seed, POSITIONS)
     folder = parse_location(out).absolute()
+    for place in (place for pair in pairs for place in (pair.model, pair.reference)):
+        if parse_location(place).contains(folder):
+            shown = parse_location(place).shown
+            raise BatchError(f"{folder.shown} is in {shown}, which is compared; choose another OUT")
     known = read_earlier(str(folder), [pair.name for pair in pairs])
     folder.make_folder()
     table = _Table(folder, pairs, settings, known)

@@ -107,15 +107,8 @@ def _do(task: Task, progress: Progress) -> Done:
                 reference, model_shown = task.shown
                 row = replace(known, reference=reference, model=model_shown)
                 return Done(row, is_unchanged=True)
-            verdict = verify(
-                pair.reference,
-                path,
-                pair.options,
-                level=settings.level,
-                samples=settings.samples,
-                seed=settings.seed,
-                progress=progress,
-            )
+            wanted = asdict(settings)
+            verdict = verify(pair.reference, path, pair.options, progress=progress, **wanted)
         except BertconvertError as error:
             raise VerificationError(str(error).replace(str(path), model.shown)) from error
     verdict = replace(verdict, checkpoint=_as_listed(task, verdict.checkpoint), out=task.shown[1])
