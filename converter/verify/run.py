@@ -478,7 +478,7 @@ def _run_both(
     inputs = sequences(prepared, wanted, folder, pad_id)
     casts = {match.name: match.dtype for match in matches if match.cast}
     with compute(prepared, folder.config, casts, inputs.samples, wanted, pad_id) as finish:
-        torch_model.load_packages()  # while TensorFlow runs
+        torch_model.load_packages(prepared.plan.architecture.name)  # while TensorFlow runs
         original = finish()
     ran = _run_folder(prepared, folder, variables, matches, original, wanted.level, pad_id)
     return replace(ran, checks=[*inputs.checks, *ran.checks], text=inputs.text)

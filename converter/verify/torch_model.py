@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from ..errors import VerificationError
 from ..models.reference import Reference, Samples
 
 
-def load_packages() -> None:
-    """Import torch and transformers, and keep transformers quiet."""
+def load_packages(architecture: str) -> None:
+    """Import torch, transformers and the module of a class, and keep transformers quiet."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch  # noqa: F401
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with suppress(Exception):  # which loading the model will raise again
+        getattr(transformers, architecture)  # takes as long as the two packages
 
 
 def load_model(
@@ -40,7 +43,7 @@ def load_model(
     Raises:
         VerificationError: transformers can't load it.
     """
-    load_packages()
+    load_packages(architecture)
     import torch
     import transformers
 
