@@ -39,6 +39,7 @@ from .converter.terminal import (
     show_json_line,
     show_mapping,
     show_plan,
+    show_record,
     show_report,
     show_roundtrip,
     show_table,
@@ -328,13 +329,8 @@ _conversion_options = _with_options(
         _plan_options,
     ]
 )
-_proof_options = _with_options(
+_sequence_options = _with_options(
     [
-        click.option(
-            "--level",
-            type=click.Choice(LEVELS),
-            help="How much to prove.  [default: the highest that is installed]",
-        ),
         click.option(
             "--samples",
             type=click.IntRange(1),
@@ -349,6 +345,23 @@ _proof_options = _with_options(
             show_default=True,
             help="The seed of the sequences.",
         ),
+        click.option(
+            "--positions",
+            type=click.IntRange(1),
+            default=32,
+            show_default=True,
+            help="The most positions of a sequence at which outputs are compared.",
+        ),
+    ]
+)
+_proof_options = _with_options(
+    [
+        click.option(
+            "--level",
+            type=click.Choice(LEVELS),
+            help="How much to prove.  [default: the highest that is installed]",
+        ),
+        _sequence_options,
     ]
 )
 _json_option = click.option(
@@ -370,8 +383,10 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def _checked_level(level: str | None, option: str) -> str | None:
+def _checked_level(level: str | None, option: str, record: bool = False) -> str | None:
     """A level whose packages are installed; None stays None.
+
+    With a golden record in place of a checkpoint, no TensorFlow is needed.
 
     Raises:
         UsageError: a package is missing.
@@ -382,7 +397,7 @@ def _checked_level(level: str | None, option: str) -> str | None:
 
     if level == _HIGHEST:
         return highest_level()
-    if missing := missing_extras(level):
+    if missing := missing_extras(level, record=record):
         raise click.UsageError(f"{option} {level} needs {_missing(missing)}")
     return level
 
@@ -684,6 +699,65 @@ def _json_lines() -> Callable[["Event"], None]:
 
 @cli.command()
 @click.argument("ckpt")
+@click.argument("file", type=_FILE)
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS),
+    help="The highest level that the record is to prove.  [default: gradients]",
+)
+@_sequence_options
+@click.option("--force", is_flag=True, help="Replace the record FILE.")
+@_plan_options
+@_quiet_option
+@_json_option
+@_debug_option
+def record(
+    ckpt: str,
+    file: Path,
+    level: str | None,
+    samples: int,
+    seed: int,
+    positions: int,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write a golden record of CKPT, by which `verify` proves a model folder.
+
+    It is a small safetensors file with checksums of the variables, and what TensorFlow computes
+    with them. `verify FILE OUT` needs neither TensorFlow nor CKPT.
+
+    \b
+    bertconvert record uncased_L-2_H-128_A-2.zip bert-tiny.record.safetensors
+    bertconvert verify bert-tiny.record.safetensors bert-tiny/
+    """
+    from .converter.verify import check_place, missing_for_record, write_record
+    from .converter.verify import record as make
+
+    check_place(file, force)
+    if level != LEVELS[0] and (missing := missing_for_record()):
+        raise click.UsageError(f"a record needs {_missing(missing)}")
+    with Progress(quiet) as progress:
+        made = make(
+            ckpt,
+            level=level,
+            samples=samples,
+            seed=seed,
+            positions=positions,
+            progress=progress,
+            **_given(options),
+        )
+        nbytes = write_record(made, file, force)
+    with _printing(f"The record was written to {_shown(str(file))}"):
+        if as_json:
+            show_json(made.summary(str(file), nbytes))
+        elif not quiet:
+            show_record(ckpt, str(file), made, nbytes)
+
+
+@cli.command()
+@click.argument("ckpt")
 @click.argument("out")
 @_proof_options
 @click.option(
@@ -713,6 +787,7 @@ def verify(
     level: str | None,
     samples: int,
     seed: int,
+    positions: int,
     text: Path | None,
     save: bool,
     junit: Path | None,
@@ -723,6 +798,9 @@ def verify(
 ) -> None:
     """Prove that the folder OUT matches CKPT, or find the first thing that differs.
 
+    In place of the checkpoint, CKPT may be a golden record of it, which `record` makes. Then
+    neither the checkpoint nor TensorFlow is needed.
+
     \b
     weights    every tensor is its variable; needs neither torch nor TensorFlow
     outputs    TensorFlow and transformers also compute the same
@@ -731,6 +809,7 @@ def verify(
     \b
     bertconvert verify uncased_L-2_H-128_A-2.zip bert-tiny/
     bertconvert verify CKPT OUT --level weights --json > verdict.json
+    bertconvert verify bert-tiny.record.safetensors bert-tiny/
     """
     from .converter.verify import report
 
@@ -740,7 +819,9 @@ def verify(
     forms = [(junit, report.to_junit), (html, report.to_html)]
     reports = _Reports([(path, write) for path, write in forms if path is not None])
     with _reporting(reports, ckpt, out, form):
-        verdict = _verdict(ckpt, out, level, samples, seed, text, save, html, _given(options))
+        verdict = _verdict(
+            ckpt, out, level, text, save, html, samples, seed, positions, _given(options)
+        )
     problems = reports.write(verdict)
     with _printing(f"The verdict is {'PASS' if verdict.passed else 'FAIL'}"):
         if form == "json":
@@ -763,19 +844,21 @@ def _verdict(
     ckpt: str,
     out: str,
     level: str | None,
-    samples: int,
-    seed: int,
     text: Path | None,
     save: bool,
     html: Path | None,
+    samples: int,
+    seed: int,
+    positions: int,
     options: dict[str, Any],
 ) -> "Verdict":
     from .converter.errors import MissingOptionError
     from .converter.storage.location import DiskPath, parse_location
-    from .converter.verify import highest_level, missing_extras
+    from .converter.verify import find_record, highest_level, missing_extras
     from .converter.verify import verify as prove
 
-    chosen = _checked_level(level, "--level") or highest_level()
+    record = find_record(ckpt) is not None
+    chosen = _checked_level(level, "--level", record) or highest_level(record)
     if text is not None and chosen == "weights":
         missing = missing_extras("outputs")
         needs = f", which needs {_missing(missing)}" if missing else ""
@@ -784,31 +867,33 @@ def _verdict(
         raise click.UsageError("--save needs an OUT that is a folder on a disk")
     if html is not None and (missing := missing_extras("weights", html=True)):
         raise click.UsageError(f"--html needs {_missing(missing)}")
-    _say_level(chosen, level)
+    _say_level(chosen, level, record)
     try:
         with Progress(False) as progress:
             return prove(
                 ckpt,
                 out,
-                level=chosen,
+                level=level if record else chosen,
                 samples=samples,
                 seed=seed,
+                positions=positions,
                 text=text,
                 save=save,
                 progress=progress,
                 **options,
             )
-    except MissingOptionError as error:
+    except (MissingOptionError, ValueError) as error:
         raise click.UsageError(printable(str(error))) from error
 
 
-def _say_level(chosen: str, given: str | None) -> None:
+def _say_level(chosen: str, given: str | None, record: bool = False) -> None:
     """Say at which level a proof runs, and why at no higher one."""
     from .converter.verify import missing_extras
 
-    runs = "" if chosen == "weights" else ": TensorFlow and PyTorch run both models"
-    say(f"level {chosen}{'' if given else ', the highest that is installed'}{runs}")
-    if given is None and (missing := missing_extras("gradients")):
+    sides = "PyTorch runs OUT's model" if record else "TensorFlow and PyTorch run both models"
+    most = f", the highest that {'the record has and ' if record else ''}is installed"
+    say(f"level {chosen}{'' if given else most}{'' if chosen == 'weights' else f': {sides}'}")
+    if given is None and (missing := missing_extras("gradients", record=record)):
         say(f"  outputs and gradients need {_missing(missing)}")
 
 
@@ -911,6 +996,7 @@ def audit(
     level: str | None,
     samples: int,
     seed: int,
+    positions: int,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -950,6 +1036,7 @@ def audit(
                 level=chosen,
                 samples=samples,
                 seed=seed,
+                positions=positions,
                 force=force,
                 watch=_on_board(board),
             )

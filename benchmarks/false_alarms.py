@@ -273,7 +273,7 @@ class Prover:
 
     def _in_float64(self, samples: int, seed: int) -> tuple[Any, Any]:
         from bertconvert.converter.verify.outputs import Port, run_in_float64
-        from bertconvert.converter.verify.run import Wanted, compute, sequences
+        from bertconvert.converter.verify.sides import Wanted, compute, sequences
 
         wanted = Wanted("outputs", samples, seed)
         made = sequences(self.prepared, wanted, self.folder, None).samples

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .mapping import MappingFile
     from .prepare import Prepared
     from .roundtrip import RoundTrip
+    from .verify import Record
 
 
 def shape_text(shape: Sequence[object]) -> str:
@@ -165,6 +166,32 @@ def _show_made(
     if made.proof:
         show(f"  {made.proof}")
     _say_notes(made.notes)
+
+
+def show_record(ckpt: str, file: str, record: "Record", nbytes: int) -> None:
+    """Print the result of `record`.
+
+    Args:
+        ckpt: the checkpoint.
+        file: where the record is.
+        record: what is in it.
+        nbytes: of the file.
+    """
+    from .storage.location import parse_location
+
+    plan, original = record.planned.plan, record.original
+    show(f"{parse_location(ckpt).shown} -> {parse_location(file).shown}")
+    show(f"  {plan.architecture.name} ({_sizes_text(plan.sizes)})")
+    show(f"  the checksums of {counted(len(plan.entries), 'variable')}")
+    if original is not None:
+        gradients = ", and the gradients" if original.has_gradients else ""
+        show(
+            f"  {counted(len(record.outputs), 'output')} of {counted(record.samples, 'sequence')}"
+            f" at up to {counted(record.positions, 'position')} each{gradients}"
+        )
+        show(f"  computed by TensorFlow {original.tensorflow}")
+    show(f"  {size_text(nbytes)}; it proves level {record.level}")
+    _say_notes(record.planned.notes)
 
 
 def show_roundtrip(result: "RoundTrip") -> None:

@@ -38,6 +38,7 @@ COMMANDS = [
     "pt2tf",
     "roundtrip",
     "batch",
+    "record",
     "verify",
     "audit",
     "inspect",
@@ -338,7 +339,7 @@ class TestTf2pt:
     def test_verify_takes_a_level_or_none(
         self, arguments: list[str], fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda: "weights")
+        monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda *_: "weights")
         paths = {"CKPT": str(fixtures / "encoder"), "OUT": str(tmp_path / "out")}
         result = run("tf2pt", *(paths.get(argument, argument) for argument in arguments))
         assert result.exit_code == 0, result.stderr

@@ -17,7 +17,7 @@ from ..errors import BatchError, OutputError
 from ..interrupts import held
 from ..storage.location import Location, parse_location
 from ..verify import checked_level
-from ..verify.run import POSITIONS, SAMPLES
+from ..verify.sides import POSITIONS, SAMPLES
 from .pairs import Pair
 from .table import Audit, PairRow, new_audit, read_earlier, write_audit
 from .task import Done, Settings, Task, do, failed
@@ -43,6 +43,7 @@ def audit(
     level: str | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
+    positions: int = POSITIONS,
     force: bool = False,
     watch: Callable[[Event], None] = lambda _: None,
 ) -> Audit:
@@ -58,6 +59,7 @@ def audit(
         level: as for `verify`.
         samples: as for `verify`.
         seed: as for `verify`.
+        positions: as for `verify`.
         force: prove all again.
         watch: called with each event, from the calling thread.
 
@@ -66,7 +68,7 @@ def audit(
         OutputError: `out` can't be written, or has files of these names that no audit wrote.
         ValueError: there is no such level.
     """
-    settings = Settings(checked_level(level), samples, seed, POSITIONS)
+    settings = Settings(checked_level(level), samples, seed, positions)
     folder = parse_location(out).absolute()
     for place in (place for pair in pairs for place in (pair.model, pair.reference)):
         if parse_location(place).contains(folder):

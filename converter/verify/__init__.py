@@ -1,31 +1,32 @@
 """Proves that a model folder is the checkpoint that it was made from."""
 
-from .run import (
-    back_prover,
-    checked_level,
-    highest_level,
-    how_to_install,
-    level_of,
-    missing_extras,
-    prover,
-    verify,
-    verify_prepared,
-)
+from .golden_record import Record, check_place, find_record, read_record, write_record
+from .packages import highest_level, how_to_install, missing_extras, missing_for_record
+from .recording import record, record_prepared
+from .run import back_prover, checked_level, level_of, prover, verify, verify_prepared
 from .verdict import Failure, Verdict
 from .verification import proof_of, save_proof
 
 __all__ = [
     "Failure",
+    "Record",
     "Verdict",
     "back_prover",
+    "check_place",
     "checked_level",
+    "find_record",
     "highest_level",
     "how_to_install",
     "level_of",
     "missing_extras",
+    "missing_for_record",
     "proof_of",
     "prover",
+    "read_record",
+    "record",
+    "record_prepared",
     "save_proof",
     "verify",
     "verify_prepared",
+    "write_record",
 ]

@@ -165,8 +165,7 @@ def _facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield "reference", f"the golden record {_code(record.file)}, {_text(origin)}"
         yield "checkpoint", _code(verdict.checkpoint)
     if verdict.samples:
-        compared = f", compared at most {counted(verdict.positions, 'position')} of each"
-        yield "sequences", _text(sequences_text(verdict) + (compared if verdict.positions else ""))
+        yield "sequences", _text(sequences_text(verdict))
     if verdict.gradients:
         largest = max(gradient.relative for gradient in verdict.gradients)
         text = f"the largest relative difference is {largest:.1e}, and may be {SAME_GRADIENT:.0e}"

@@ -154,8 +154,14 @@ def _values(planned: Planned, folder: ModelFolder) -> list[str]:
     return wrong
 
 
-def padding_id(planned: Planned, folder: ModelFolder) -> int | None:
-    """The id of the padding token, whose embedding is not trained; None if there is none."""
+def padding_id(planned: Planned, folder: ModelFolder | None) -> int | None:
+    """The id of the padding token, whose embedding is not trained; None if there is none.
+
+    Args:
+        planned: the conversion.
+        folder: it tells the id if neither a vocabulary nor a config does. Without one, what a
+            conversion assumes is taken.
+    """
     return next((t.row for t in _token_ids(planned, folder) if t.role == "pad_token"), None)
 
 
@@ -168,10 +174,10 @@ class _TokenId(Struct, frozen=True):
     told_by: str  # "" if nothing tells, so that it is what OUT has
 
 
-def _token_ids(planned: Planned, folder: ModelFolder) -> list[_TokenId]:
+def _token_ids(planned: Planned, folder: ModelFolder | None) -> list[_TokenId]:
     mapping, due = planned.mapping, planned.plan.config
     written = None
-    if planned.vocabulary is None:
+    if planned.vocabulary is None and folder is not None:
         with suppress(OSError, PlanError):  # which another check reports
             written = _written(planned, folder)
     found = []
@@ -185,8 +191,10 @@ def _token_ids(planned: Planned, folder: ModelFolder) -> list[_TokenId]:
             told_by = "OUT's tokenizer"
             special = load_tokenizer(written.kind).special_tokens(written.tokens)
             row = special[role].row if role in special else None
-        else:
+        elif folder is not None:
             told_by, row = "", folder.config.get(key, mapping.implied.get(key))
+        else:
+            told_by = ""
         found.append(_TokenId(key, role, row if isinstance(row, int) else None, told_by))
     return found
 

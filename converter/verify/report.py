@@ -11,7 +11,7 @@ from ... import __version__
 from ..choices import LEVELS
 from ..errors import VerificationError
 from ..fold import fold
-from ..text import joined, pip_install, to_json_lines
+from ..text import counted, joined, pip_install, to_json_lines
 from .verdict import (
     ACCURACY_RATIO,
     ACCURACY_ULPS,
@@ -20,6 +20,7 @@ from .verdict import (
     Cause,
     Failure,
     Output,
+    Recording,
     Verdict,
 )
 
@@ -48,6 +49,8 @@ _INKS = {"TensorFlow": "#e37400", "PyTorch": "#1a5fb4", "float64": "#3d3d3d"}
 def lines(verdict: Verdict) -> Iterator[str]:
     """The report for a terminal of 80 columns, in plain text."""
     yield f"{verdict.checkpoint} -> {verdict.out}"
+    if verdict.record is not None:
+        yield from _wrapped(f"the reference is {record_text(verdict.record)}")
     yield f"{verdict.architecture}, {len(verdict.matches):,} tensors"
     for level in LEVELS[: LEVELS.index(verdict.level) + 1]:
         checks = verdict.at(level)
@@ -58,6 +61,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
         for check in checks:
             yield from _wrapped(f"  {'ok' if check.passed else 'NO'}  {check.name}: {check.detail}")
         if level == "outputs" and verdict.outputs:
+            yield from _wrapped(f"  on {sequences_text(verdict)}:")
             yield from _output_table(verdict.outputs)
     if verdict.activation is not None:
         yield ""
@@ -134,11 +138,18 @@ def findings(verdict: Verdict) -> str:
     return f"{'; '.join(parts)}.{unproved}"
 
 
+def record_text(record: Recording) -> str:
+    """Which golden record took the place of the checkpoint."""
+    computed = f", with TensorFlow {record.tensorflow}" if record.tensorflow else ""
+    return f"the golden record {record.file}, made {record.made} by {record.tool}{computed}"
+
+
 def sequences_text(verdict: Verdict) -> str:
-    """Which sequences went through both models."""
+    """Which sequences went through both models, and how much of them was compared."""
+    where = f"at up to {counted(verdict.positions, 'position')} of each"
     if verdict.text is not None:
-        return f"{verdict.text.lines:,} lines of {verdict.text.name}"
-    return f"{verdict.samples:,} seeded sequences (seed {verdict.seed})"
+        return f"{counted(verdict.text.lines, 'line')} of {verdict.text.name}, {where}"
+    return f"{counted(verdict.samples, 'seeded sequence')} (seed {verdict.seed}), {where}"
 
 
 def to_json(verdict: Verdict | Failure) -> bytes:

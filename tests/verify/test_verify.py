@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
 
 import bertconvert.converter.convert as convert_module
+import bertconvert.converter.verify.packages as packages
 import bertconvert.converter.verify.run as run_module
 from bertconvert import Options, VerificationError, convert
 from bertconvert.cli import cli
@@ -291,8 +292,8 @@ def test_what_is_missing_says_how_to_go_on_without_tensorflow(
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
     monkeypatch.setattr(sys, "version_info", version)
-    told = run_module.how_to_install(["tensorflow", "torch"])
-    alone = run_module.how_to_install(["tensorflow"])
+    told = packages.how_to_install(["tensorflow", "torch"])
+    alone = packages.how_to_install(["tensorflow"])
     if reason:
         assert told.startswith("TensorFlow has no package for ") and reason in told
         assert "`bertconvert record CKPT FILE` where it has one" in told
@@ -301,8 +302,8 @@ def test_what_is_missing_says_how_to_go_on_without_tensorflow(
     else:
         package = "tensorflow-cpu" if machine == "x86_64" else "tensorflow"
         assert told == f"pip install 'bertconvert[verify]', or pip install {package} torch"
-    assert run_module.how_to_install(["torch"]).startswith("pip install 'bertconvert[parity]', or")
-    html = run_module.how_to_install(["jinja2"])
+    assert packages.how_to_install(["torch"]).startswith("pip install 'bertconvert[parity]', or")
+    html = packages.how_to_install(["jinja2"])
     assert html == "pip install 'bertconvert[html]', or pip install jinja2"
 
 
@@ -530,7 +531,7 @@ def test_the_highest_level_is_said_and_so_is_what_is_missing(
     fixtures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        run_module, "find_spec", lambda name: None if name in ("torch", "tensorflow") else object()
+        packages, "find_spec", lambda name: None if name in ("torch", "tensorflow") else object()
     )
     result = run(fixtures / "pretraining", out)
     assert result.exit_code == 0
@@ -550,7 +551,7 @@ def test_what_is_asked_for_and_not_installed_is_a_wrong_call(
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run_module, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == missing else object())
     monkeypatch.chdir(out.parent)  # for x.html, which gets the error
     result = run(fixtures / "pretraining", out, *arguments)
     assert result.exit_code == 2
@@ -578,7 +579,7 @@ def test_level_weights_imports_neither_torch_nor_tensorflow(fixtures: Path, out:
 def test_a_folder_that_fails_is_not_published(
     fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "highest_level", lambda: "weights")
+    monkeypatch.setattr(run_module, "highest_level", lambda *_: "weights")
     seen: list[Path] = []
 
     def spoiled(prepared: Prepared, folder: Path) -> Proof | None:
@@ -666,7 +667,7 @@ def test_the_command_that_does_not_publish_ends_with_1_and_says_why(
     monkeypatch.setattr(
         convert_module, "_config", lambda prepared: right(prepared) | {"layer_norm_eps": 1e-5}
     )
-    monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda: "weights")
+    monkeypatch.setattr("bertconvert.converter.verify.highest_level", lambda *_: "weights")
     arguments = ["tf2pt", str(fixtures / "pretraining"), str(tmp_path / "out"), "--verify"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1
