@@ -200,6 +200,7 @@ def run_folder(
         run_in_float32,
         run_in_float64,
     )
+    from .parts import faulty_parts
     from .torch_model import load_model
 
     plan = planned.plan
@@ -215,8 +216,10 @@ def run_folder(
     tables, trained, last = run_in_float64(port, parameters)
     differ = [name for name, errors in tables.items() if not errors.same]
     causes: list[Cause] = []
+    faulty: list[Faulty] = []
     if differ:
         causes = output_causes(planned, variables, folder, port, matches, differ[0], last)
+        faulty = faulty_parts(model, reference, settings, original.batches)
     checks, gradients = list[Check](), list[Gradient]()
     if level == "gradients":
         checks, gradients = prove_gradients(original, trained, matches)
@@ -234,6 +237,7 @@ def run_folder(
         activation=None if differ else original.activation,
         checks=[*output_checks(outputs), loading_check(port), *checks],
         causes=causes,
+        faulty=faulty,
         samples=original.count,
         tensorflow=original.tensorflow,
     )
