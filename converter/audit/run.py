@@ -89,6 +89,9 @@ def audit(
         )
         for number, pair in enumerate(pairs)
     ]
+    # Models of one checkpoint follow each other, so that it is computed once.
+    first = {task.pair.reference: task.number for task in reversed(tasks)}
+    tasks.sort(key=lambda task: first[task.pair.reference])
     try:
         with closing(_results(tasks, watch, table.write_now_and_then)) as results:
             for task, done in results:

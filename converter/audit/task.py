@@ -18,9 +18,12 @@ from ..options import DEFAULTS, Options
 from ..prepare import Prepared, SourceFile, data_files
 from ..storage.files import File, Progress, open_path
 from ..storage.location import parse_location
+from ..text import to_json
 from ..verify import Failure, Verdict, report, verify
+from ..verify.batches import Original
 from ..verify.model_folder import files_at, files_read, open_folder
 from ..verify.provenance import prepare_again
+from ..verify.tensorflow_process import remembering
 from .pairs import Pair
 from .table import REPORTS, Inputs, PairRow
 
@@ -108,7 +111,8 @@ def _do(task: Task, progress: Progress) -> Done:
                 row = replace(known, reference=reference, model=model_shown)
                 return Done(row, is_unchanged=True)
             wanted = asdict(settings)
-            verdict = verify(pair.reference, path, pair.options, progress=progress, **wanted)
+            with remembering(_originals_of(inputs.reference_files)):
+                verdict = verify(pair.reference, path, pair.options, progress=progress, **wanted)
         except BertconvertError as error:
             raise VerificationError(str(error).replace(str(path), model.shown)) from error
     verdict = replace(verdict, checkpoint=_as_listed(task, verdict.checkpoint), out=task.shown[1])
@@ -123,6 +127,20 @@ def _as_listed(task: Task, text: str) -> str:
     return text
 
 
+_known: dict[bytes, dict[bytes, Original]] = {}
+
+
+def _originals_of(files: list[SourceFile]) -> dict[bytes, Original]:
+    """What the original computed in this process of a checkpoint: TensorFlow runs once for several
+    models of one checkpoint. Only the last checkpoint's results are kept.
+    """
+    key = to_json(files)
+    if key not in _known:
+        _known.clear()
+        _known[key] = {}
+    return _known[key]
+
+
 def _refuse_pipes(folder: Path) -> None:
     """Refuse what would be read without end.
 
@@ -131,8 +149,11 @@ def _refuse_pipes(folder: Path) -> None:
     """
     if not folder.is_dir():
         return  # which the proof reports
-    for path in folder.iterdir():
-        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+    try:
+        modes = {path: path.stat().st_mode for path in folder.iterdir() if path.exists()}
+    except OSError as error:
+        raise VerificationError(f"{error.filename} can't be read: {error.strerror}") from error
+    for path, mode in modes.items():
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise VerificationError(f"{path} is not a regular file")
 
