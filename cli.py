@@ -1004,36 +1004,40 @@ def audit(
 ) -> None:
     """Verify a LIST of model folders, each against its checkpoint.
 
-    LIST is a TOML file with a [[pair]] table for each model: reference (a checkpoint), model (a
-    folder or its URL, whoever converted it), name, and options. OUT gets a page, index.html, the
-    same for programs, audit.json, and the reports of each pair. A pair is not proved again if
-    nothing changed, so an audit that was stopped continues where it was.
+    LIST is a TOML file with a [[pair]] table for each model: reference (a checkpoint, or a golden
+    record of one), model (a folder or its URL, whoever converted it), name, and options. OUT gets a
+    page, index.html, the same for programs, audit.json, and the reports of each pair. A pair is not
+    proved again if nothing changed, so an audit that was stopped continues where it was.
 
     \b
     bertconvert audit ports.toml audit/
     bertconvert audit ports.toml audit/ --level weights --json | jq .pairs
     """
-    from .converter.audit import PAGE, find_pairs
+    from .converter.audit import PAGE, find_pairs, has_records
     from .converter.audit import audit as prove_all
     from .converter.errors import BatchError
     from .converter.verify import highest_level, missing_extras
 
-    chosen = _checked_level(level, "--level") or highest_level()
     if missing := missing_extras("weights", html=True):
         raise click.UsageError(f"the page needs {_missing(missing)}")
     try:
         pairs = find_pairs(listed, **_given(options))
     except BatchError as error:
         raise click.UsageError(printable(str(error))) from error
+    record = has_records(pairs)
+    chosen = _checked_level(level, "--level", record) or highest_level(record)
     if not (quiet or as_json):
-        _say_level(chosen, level)
+        if record:
+            say(f"level {level}" if level else "each at its record's level, or what is installed")
+        else:
+            _say_level(chosen, level)
     start = time.monotonic()
     try:
         with Board({pair.name: 0 for pair in pairs}, quiet or as_json) as board:
             result = prove_all(
                 pairs,
                 out,
-                level=chosen,
+                level=level,
                 samples=samples,
                 seed=seed,
                 positions=positions,

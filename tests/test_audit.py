@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from bertconvert.cli import cli
 from bertconvert.converter.audit import Event, PairRow, audit, find_pairs
 from bertconvert.converter.errors import BatchError, OutputError
+from bertconvert.converter.verify import record, write_record
 
 Converted = Callable[[str], Path]
 
@@ -302,6 +303,47 @@ class TestAVerdict:
 
 def heads(row: PairRow) -> bool | None:
     return next(fact.same for fact in row.facts if fact.name == "heads")
+
+
+class TestAGoldenRecord:
+    @pytest.fixture(autouse=True)
+    def _in_place_of_the_checkpoint(self, work: Path) -> None:
+        made = record(work / "checkpoint", level="weights")
+        write_record(made, work / "golden.safetensors")
+        write_list(
+            work / "list.toml",
+            *(
+                {"reference": "golden.safetensors", "model": f"models/{n}"}
+                for n in ("true", "port")
+            ),
+        )
+        shutil.rmtree(work / "checkpoint")
+
+    def test_takes_the_place_of_a_checkpoint(self, work: Path) -> None:
+        result = run(work / "list.toml", work / "out")
+        assert "Traceback" not in result.output and result.exit_code == 1
+        true, port = table(work)["pairs"]
+        assert [true["verdict"], port["verdict"]] == ["PASS", "FAIL"]
+        assert [true["level"], true["record"]["file"]] == ["weights", f"{work}/golden.safetensors"]
+        assert all(fact["same"] for fact in true["facts"]) and len(true["facts"]) == 6
+        assert "a record, made 2" in Page(work / "out/index.html").text
+        assert proved(work)[1] == [] and proved(work)[1] == ["true", "port"]  # another level
+
+    def test_that_changed_is_read_again(self, work: Path) -> None:
+        proved(work)
+        file = work / "golden.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        rows, _ = proved(work)
+        assert verdicts(rows) == {"true": "ERROR", "port": "ERROR"}
+
+    def test_takes_no_options(self, work: Path) -> None:
+        pair = {"reference": "golden.safetensors", "model": "models/true", "activation": "erf"}
+        write_list(work / "list.toml", pair)
+        rows, _ = proved(work)
+        assert rows["true"].verdict == "ERROR"
+        assert "golden.safetensors is a record, which has its own options" in rows["true"].reason
 
 
 def table(work: Path) -> Any:

@@ -56,7 +56,7 @@ def audit(
     Args:
         pairs: as `find_pairs` gives them.
         out: a folder, or a URL, for the table and the reports; it is created if it does not exist.
-        level: as for `verify`.
+        level: as for `verify`; by default the highest that the installed packages allow for each.
         samples: as for `verify`.
         seed: as for `verify`.
         positions: as for `verify`.
@@ -68,7 +68,7 @@ def audit(
         OutputError: `out` can't be written, or has files of these names that no audit wrote.
         ValueError: there is no such level.
     """
-    settings = Settings(checked_level(level), samples, seed, positions)
+    settings = Settings(checked_level(level) if level else "", samples, seed, positions)
     folder = parse_location(out).absolute()
     for place in (place for pair in pairs for place in (pair.model, pair.reference)):
         if parse_location(place).contains(folder):

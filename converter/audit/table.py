@@ -38,7 +38,7 @@ class Inputs(Struct, frozen=True):
 
     tool: str
     versions: dict[str, str]  # of Python and of the packages that the level needs
-    level: str  # that was asked for
+    level: str  # that was asked for, or that is the highest
     samples: int
     seed: int
     positions: int
@@ -79,7 +79,7 @@ class Audit(Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     tool: str
-    level: str
+    level: str  # "" for the highest that is installed
     samples: int
     seed: int
     positions: int

@@ -13,13 +13,14 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from ... import __version__
+from ..companions import base_name
 from ..errors import BertconvertError, VerificationError
 from ..options import DEFAULTS, Options
 from ..prepare import Prepared, SourceFile, data_files
 from ..storage.files import File, Progress, open_path
 from ..storage.location import parse_location
 from ..text import to_json
-from ..verify import Failure, Verdict, report, verify
+from ..verify import Failure, Verdict, find_record, highest_level, report, verify
 from ..verify.batches import Original
 from ..verify.model_folder import files_at, files_read, open_folder
 from ..verify.provenance import prepare_again
@@ -33,7 +34,7 @@ _PIECE_BYTES = 1 << 20
 class Settings(Struct, frozen=True):
     """What is proved of every pair, and how."""
 
-    level: str
+    level: str  # "" for the highest that is installed
     samples: int
     seed: int
     positions: int
@@ -104,20 +105,41 @@ def _do(task: Task, progress: Progress) -> Done:
     with model.on_disk(files_at(model), progress) as path:
         try:
             _refuse_pipes(path)
-            inputs = _inputs(task, path, progress)
+            record = find_record(pair.reference)
+            level = settings.level or highest_level(record is not None)
+            inputs = _inputs(task, path, record, level, progress)
             known = task.known
             if known is not None and known.inputs == inputs and _has_reports(task):
                 reference, model_shown = task.shown
                 row = replace(known, reference=reference, model=model_shown)
                 return Done(row, is_unchanged=True)
-            wanted = asdict(settings)
-            with remembering(_originals_of(inputs.reference_files)):
-                verdict = verify(pair.reference, path, pair.options, progress=progress, **wanted)
+            verdict = _verdict(task, path, record, level, inputs, progress)
         except BertconvertError as error:
             raise VerificationError(str(error).replace(str(path), model.shown)) from error
     verdict = replace(verdict, checkpoint=_as_listed(task, verdict.checkpoint), out=task.shown[1])
+    if (made := verdict.record) is not None:
+        verdict = replace(verdict, record=replace(made, file=_as_listed(task, made.file)))
     _write_reports(task, verdict)
     return Done(_row(task, verdict, inputs))
+
+
+def _verdict(
+    task: Task, folder: Path, record: File | None, level: str, inputs: Inputs, progress: Progress
+) -> Verdict:
+    pair, settings = task.pair, task.settings
+    if record is not None:  # which has its own sequences
+        return verify(pair.reference, folder, level=settings.level or None, progress=progress)
+    with remembering(_originals_of(inputs.reference_files)):
+        return verify(
+            pair.reference,
+            folder,
+            pair.options,
+            level=level,
+            samples=settings.samples,
+            seed=settings.seed,
+            positions=settings.positions,
+            progress=progress,
+        )
 
 
 def _as_listed(task: Task, text: str) -> str:
@@ -186,17 +208,39 @@ def _first_cause(verdict: Verdict) -> str:
     return next((f"{c.name}: {c.detail}" for c in verdict.checks if not c.passed), "")
 
 
-def _inputs(task: Task, folder: Path, progress: Progress) -> Inputs:
+def _inputs(
+    task: Task, folder: Path, record: File | None, level: str, progress: Progress
+) -> Inputs:
+    """What the verdict will depend on.
+
+    Raises:
+        CheckpointError, MappingError, PlanError: as `prepare` raises them.
+        VerificationError: the folder can't be opened, or a record is given options.
+    """
     pair, opened = task.pair, open_folder(folder)
     names = files_read(opened)
-    prepared, _ = prepare_again(pair.reference, pair.options, opened, progress)
+    if record is None:
+        prepared, _ = prepare_again(pair.reference, pair.options, opened, progress)
+        files = _files(prepared, progress)
+        options = {**_given(pair.options), "mapping sha256": prepared.mapping_sha256}
+    elif pair.options == DEFAULTS:
+        sha256 = _sha256_of(record, progress)
+        files, options = [SourceFile("record", base_name(record), record.size, sha256)], {}
+    else:
+        raise VerificationError(
+            f"{record.name} is a record, which has its own options. Give none, or make another"
+            " record with them"
+        )
     return Inputs(
         tool=f"bertconvert {__version__}",
-        versions=_versions(task.settings.level),
-        **asdict(task.settings),
-        options={**_given(pair.options), "mapping sha256": prepared.mapping_sha256},
+        versions=_versions(level),
+        level=level,
+        samples=task.settings.samples,
+        seed=task.settings.seed,
+        positions=task.settings.positions,
+        options=options,
         reference=parse_location(pair.reference).absolute().shown,
-        reference_files=_files(prepared, progress),
+        reference_files=files,
         model=parse_location(pair.model).absolute().shown,
         model_files={name: _sha256(folder / name, progress) for name in names},
     )
