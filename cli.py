@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 with suppress(ValueError):  # in a thread, which gets no signals
     # While the imports below run, Ctrl-C just ends the process; as an exception it would be shown
@@ -402,6 +402,13 @@ def _checked_level(level: str | None, option: str, record: bool = False) -> str 
     return level
 
 
+def _check_record_option() -> None:
+    from .converter.verify import missing_for_record
+
+    if missing := missing_for_record():
+        raise click.UsageError(f"--record needs {_missing(missing)}")
+
+
 def _missing(packages: Sequence[str]) -> str:
     from .converter.verify import how_to_install
 
@@ -413,8 +420,9 @@ def _missing(packages: Sequence[str]) -> str:
 @click.argument("ckpt")
 @click.argument("out")
 @_conversion_options
-@click.option("--force", is_flag=True, help="Replace the model in OUT.")
+@click.option("--force", is_flag=True, help="Replace the model in OUT, and the record FILE.")
 @_verify_option
+@click.option("--record", "file", type=_FILE, help="Write a golden record of CKPT, too.")
 @_quiet_option
 @_json_option
 @_debug_option
@@ -422,6 +430,7 @@ def tf2pt(
     ckpt: str,
     out: str,
     level: str | None,
+    file: Path | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -434,17 +443,28 @@ def tf2pt(
     bertconvert tf2pt run_42/ out/ --head token --verify weights
     """
     from .converter.convert import convert
+    from .converter.storage.location import parse_location
 
     prove = None
     level = _checked_level(level, "--verify")
-    with Progress(quiet) as progress:
-        if level is not None:
-            from .converter.verify import prover
+    if file is not None:
+        _check_record_option()
+        if parse_location(out).contains(parse_location(file)):
+            raise click.UsageError("--record needs a FILE that is not in OUT")
+    with ExitStack() as stack, Progress(quiet) as progress:
+        if level is not None or file is not None:
+            from .converter.verify import kept, prover, recorder
 
-            prove = prover(level, progress)
+            keep = None if file is None else stack.enter_context(kept(file, force))
+            if level is not None:
+                prove = prover(level, progress, keep)
+            elif keep is not None:
+                prove = recorder(keep, progress)
         conversion = convert(
             ckpt, out, force=force, progress=progress, prove=prove, **_given(options)
         )
+    if file is not None and not quiet:
+        say(f"the record was written to {printable(str(file))}")
     with _printing(f"The model was written to {_shown(out)}"):
         if as_json:
             show_json(conversion)
@@ -575,8 +595,9 @@ def roundtrip(ctx: click.Context, /, ckpt: str, as_json: bool, **options: Any) -
 )
 @click.option("--scheduler", metavar="tcp://...", help="Run on the workers of a Dask scheduler.")
 @_verify_option
+@click.option("--record", "records", metavar="FOLDER", help="Write golden records there, too.")
 @click.option("--fail-fast", is_flag=True, help="Start no more models after the first failure.")
-@click.option("--force", is_flag=True, help="Replace models that exist.")
+@click.option("--force", is_flag=True, help="Replace models that exist, and records.")
 @_quiet_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
 @_conversion_options
@@ -592,6 +613,7 @@ def batch(
     jobs: int | None,
     scheduler: str | None,
     level: str | None,
+    records: str | None,
     fail_fast: bool,
     force: bool,
     quiet: bool,
@@ -614,6 +636,8 @@ def batch(
     from .converter.errors import BatchError
 
     level = _checked_level(level, "--verify")
+    if records is not None:
+        _check_record_option()
     if jobs is not None and scheduler is not None:
         raise click.UsageError(
             "--jobs and --scheduler can't be combined: a scheduler has its own workers"
@@ -638,6 +662,7 @@ def batch(
                 out,
                 processes=jobs,
                 level=level,
+                records=records,
                 force=force,
                 fail_fast=fail_fast,
                 scheduler=scheduler,

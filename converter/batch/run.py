@@ -17,7 +17,7 @@ from ..interrupts import held
 from ..mapping import builtin_mappings
 from ..options import DEFAULTS, Options, make_options
 from ..storage.files import Progress
-from ..storage.location import DiskPath, parse_location
+from ..storage.location import DiskPath, Location, parse_location
 from ..verify import checked_level
 from . import dask, processes
 from .jobs import Job, check_jobs, from_family, from_list, from_sources
@@ -105,6 +105,7 @@ def batch(
     *,
     processes: int | None = None,
     level: str | None = None,
+    records: str | os.PathLike[str] | None = None,
     force: bool = False,
     fail_fast: bool = False,
     scheduler: str | None = None,
@@ -123,7 +124,9 @@ def batch(
             processors and memory for, and one where torch and TensorFlow run, because they use all
             processors.
         level: what is proved of each before it is published: `weights`, `outputs`, `gradients`.
-        force: replace models that exist.
+        records: a folder on a disk for a golden record of each, which is created if it does not
+            exist. A record that exists is left if it is of the same checkpoint.
+        force: replace models that exist, and records.
         fail_fast: start no other after one has failed.
         scheduler: the address of a Dask scheduler, whose workers convert.
         watch: called with each event, from the calling thread.
@@ -144,6 +147,7 @@ def batch(
     jobs = [replace(job, options=absolute_paths(job.options)) for job in jobs]
     folder = parse_location(out).absolute()
     is_new = isinstance(folder, DiskPath) and not folder.kind()
+    kept = None if records is None else _folder_of_records(records, folder, jobs)
     folder.make_folder()
     table = _Table(str(folder))
     # The largest first, so that no processor is left with one at the end.
@@ -155,12 +159,14 @@ def batch(
             out=str(folder),
             force=force,
             level=level,
+            records=kept,
             known=table.known.get(job.name),
         )
         for number, job in enumerate(sorted(jobs, key=lambda job: (-job.nbytes, job.name)))
     ]
     counts = {"converted": 0, "unchanged": 0, "failed": 0}
-    open_workers = _opener(str(folder), len(tasks), processes, level, scheduler)
+    is_heavy = level not in (None, "weights") or records is not None
+    open_workers = _opener(str(folder), len(tasks), processes, is_heavy, scheduler)
     has_begun = True
     try:
         with closing(_outcomes(tasks, open_workers, fail_fast, watch)) as outcomes:
@@ -181,13 +187,28 @@ def batch(
     return Summary(str(folder), models, not_started=len(tasks) - len(models), **counts)
 
 
+def _folder_of_records(records: str | os.PathLike[str], out: Location, jobs: Sequence[Job]) -> str:
+    """The folder of the golden records, which is created.
+
+    Raises:
+        BatchError: it is at a URL, or in a model's folder, which may be replaced as a whole.
+        OutputError: it can't be created.
+    """
+    place = parse_location(records).absolute()
+    if not isinstance(place, DiskPath):
+        raise BatchError(f"--record needs a folder on a disk, not {place.shown}")
+    if found := next((job.name for job in jobs if out.join(job.name).contains(place)), ""):
+        raise BatchError(f"--record can't be in the folder of the model {found}")
+    place.make_folder()
+    return str(place)
+
+
 def _opener(
-    out: str, tasks: int, jobs: int | None, level: str | None, scheduler: str | None
+    out: str, tasks: int, jobs: int | None, is_heavy: bool, scheduler: str | None
 ) -> Callable[[bool], AbstractContextManager[Workers]]:
     """What opens the workers of a round, which may run one task alone."""
     if jobs is None:
-        heavy = level not in (None, "weights")
-        jobs = 1 if heavy else min(processes.default_jobs(), max(tasks, 1))
+        jobs = 1 if is_heavy else min(processes.default_jobs(), max(tasks, 1))
 
     def open_workers(alone: bool) -> AbstractContextManager[Workers]:
         if scheduler is not None:

@@ -4,7 +4,9 @@ import hashlib
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +23,20 @@ from ..prepare import Prepared, prepare
 from ..safetensors_writer import safetensors_size
 from ..storage.files import Progress
 from ..storage.location import DiskPath, Location, parse_location
-from ..verify import level_of, proof_of, prover, save_proof, verify_prepared
+from ..verify import (
+    Record,
+    find_record,
+    is_record_of,
+    kept,
+    level_of,
+    proof_of,
+    prover,
+    read_record,
+    record_prepared,
+    recorder,
+    save_proof,
+    verify_prepared,
+)
 from ..verify.report import lines
 from .jobs import Job
 from .table import ModelRow
@@ -29,6 +44,8 @@ from .table import ModelRow
 # A process that was killed may take a moment to release its folder.
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.1
 _PIECE_BYTES = 1 << 20
+
+Keep = Callable[[Record], None]
 
 
 class Task(Struct, frozen=True):
@@ -40,6 +57,7 @@ class Task(Struct, frozen=True):
     out: str  # the folder of the family
     force: bool
     level: str | None  # to be proved; None for no proof
+    records: str | None = None  # the folder for golden records; None for no records
     known: ModelRow | None = None  # what an earlier run said of it
     version: str = __version__
 
@@ -99,12 +117,12 @@ def _do(task: Task, progress: Progress) -> Outcome:
             )
         known = _known_row(task, prepared, target, existing, progress)
         if known is not None:
-            return _unchanged(task, prepared, target, known, progress)
+            with _recording(task, prepared) as keep:
+                return _unchanged(task, prepared, target, known, keep, progress)
         force = True  # reading all of a remote model takes as long as writing it again
     row = _row(job, prepared)
-    prove = None if task.level is None else prover(task.level)
 
-    def complete(prepared: Prepared, stage: Path) -> Proof | None:
+    def complete(prepared: Prepared, stage: Path, keep: Keep | None) -> Proof | None:
         nonlocal row
         row = replace(
             row,
@@ -112,20 +130,45 @@ def _do(task: Task, progress: Progress) -> Outcome:
             crc32c=_crc32c(stage / row.file, progress),
             provenance=hashlib.sha256((stage / PROVENANCE).read_bytes()).hexdigest(),
         )
-        if prove is None:
-            return None
+        if task.level is None:
+            return None if keep is None else recorder(keep, progress)(prepared, stage)
         progress("verifying", 0, 0)
         row = replace(row, verified=level_of(prepared, task.level))
-        return prove(prepared, stage)
+        return prover(task.level, keep=keep)(prepared, stage)
+
+    def write() -> None:
+        with _recording(task, prepared) as keep:
+            prove = partial(complete, keep=keep)
+            write_model(prepared, str(target), force, progress, prove)
 
     try:
-        _with_patience(lambda: write_model(prepared, str(target), force, progress, complete))
+        _with_patience(write)
     except OutputError:
         if force or target.join(PROVENANCE).read_bytes() is None:
             raise
         # Another process converted it in the meantime, such as a worker of a stopped batch.
         return _do(task, progress)
     return Outcome(task.number, "converted", row)
+
+
+@contextmanager
+def _recording(task: Task, prepared: Prepared) -> Iterator[Keep | None]:
+    """What takes the golden record; None if none is wanted, or if it exists."""
+    if task.records is None:
+        yield None
+        return
+    path = Path(task.records, f"{task.job.name}.safetensors")
+    file = find_record(path) if path.exists() and not task.force else None
+    if file is None:
+        with kept(path, task.force) as keep:
+            yield keep
+        return
+    if not is_record_of(read_record(file), prepared):
+        raise OutputError(
+            f"{path} exists and is a record of another checkpoint, or was made with other options"
+            " or by another version. Use --force to replace it"
+        )
+    yield None
 
 
 def _check_sizes(job: Job, prepared: Prepared) -> None:
@@ -177,13 +220,21 @@ def _known_row(
 
 
 def _unchanged(
-    task: Task, prepared: Prepared, target: Location, row: ModelRow, progress: Progress
+    task: Task,
+    prepared: Prepared,
+    target: Location,
+    row: ModelRow,
+    keep: Keep | None,
+    progress: Progress,
 ) -> Outcome:
-    """The outcome of a model that exists, which is proved now if it was not before."""
+    """The outcome of a model that exists, which is proved and recorded now if it was not before."""
+    record = record_prepared(prepared, progress=progress) if keep is not None else None
+    if keep is not None and record is not None:
+        keep(record)
     level = level_of(prepared, task.level)
     if level and not _is_proved(row.verified, level):
         with target.on_disk(MODEL_FILES, progress) as folder:
-            verdict = verify_prepared(prepared, folder, level=level)
+            verdict = verify_prepared(prepared, folder, level=level, record=record)
             if not verdict.passed:
                 text = "\n".join([f"{target.shown} exists, and fails:", *lines(verdict)])
                 raise VerificationError(text)

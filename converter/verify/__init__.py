@@ -1,9 +1,9 @@
 """Proves that a model folder is the checkpoint that it was made from."""
 
-from .golden_record import Record, check_place, find_record, read_record, write_record
+from .golden_record import Record, check_place, find_record, kept, read_record, write_record
 from .packages import highest_level, how_to_install, missing_extras, missing_for_record
-from .recording import record, record_prepared
-from .run import back_prover, checked_level, level_of, prover, verify, verify_prepared
+from .recording import is_record_of, record, record_prepared
+from .run import back_prover, checked_level, level_of, prover, recorder, verify, verify_prepared
 from .verdict import Failure, Verdict
 from .verification import proof_of, save_proof
 
@@ -17,6 +17,8 @@ __all__ = [
     "find_record",
     "highest_level",
     "how_to_install",
+    "is_record_of",
+    "kept",
     "level_of",
     "missing_extras",
     "missing_for_record",
@@ -25,6 +27,7 @@ __all__ = [
     "read_record",
     "record",
     "record_prepared",
+    "recorder",
     "save_proof",
     "verify",
     "verify_prepared",

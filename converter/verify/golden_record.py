@@ -7,7 +7,8 @@ anything into it.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +75,15 @@ class Record(Struct, frozen=True):
     planned: Planned
     original: Original | None  # None at level weights
 
-    def recording(self, file: str) -> Recording:
-        """What a verdict says of it."""
+    def recording(self, file: File) -> Recording:
+        """What a verdict says of it.
+
+        Args:
+            file: that it was read from.
+        """
         tensorflow = self.original.tensorflow if self.original is not None else ""
-        return Recording(file, self.made, self.tool, tensorflow)
+        digest = hashlib.sha256(file.read(0, file.size)).hexdigest()
+        return Recording(file.name, digest, self.made, self.tool, tensorflow)
 
     @property
     def outputs(self) -> list[str]:
@@ -177,6 +183,50 @@ def write_record(record: Record, path: Path, force: bool = False) -> int:
     content = to_bytes(record)
     parse_location(path).write_bytes(content, flush=True)
     return len(content)
+
+
+@contextmanager
+def kept(path: Path, force: bool) -> Iterator[Callable[[Record], None]]:
+    """What takes a record, whose file appears at the end of the block.
+
+    The record is on the disk when it was taken. After an error, nothing of it is left.
+
+    Args:
+        path: the file.
+        force: whether a record there is replaced.
+
+    Raises:
+        OutputError: the file can't be written, or exists and `force` is not given.
+    """
+    check_place(path, force)
+    unfinished = path.with_name(f".{path.name}.bertconvert")
+
+    def keep(record: Record) -> None:
+        content = to_bytes(record)
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"{path} can't be written: {error.strerror}") from error
+
+    try:
+        yield keep
+        if unfinished.exists():
+            _put(unfinished, path)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _put(unfinished: Path, path: Path) -> None:
+    try:
+        os.rename(unfinished, path)
+    except OSError as error:
+        raise OutputError(
+            f"everything else is done, but {path} can't be written: {error.strerror}"
+        ) from error
 
 
 def check_place(path: Path, force: bool) -> None:

@@ -12,7 +12,7 @@ from ..checkpoint.checksum import crc32c
 from ..choices import LEVELS
 from ..errors import VerificationError
 from ..options import DEFAULTS, Options, make_options
-from ..prepare import Planned, Prepared, data_files, prepare
+from ..prepare import Planned, Prepared, SourceFile, data_files, prepare
 from ..storage.files import Progress
 from .golden_record import Pin, Record
 from .metadata import padding_id
@@ -108,13 +108,12 @@ def record_prepared(
             finish = stack.enter_context(computing)
         pins = _pins(prepared, progress)  # while TensorFlow runs
         original = finish() if finish is not None else None
-    index = [source for source in prepared.sources if source.role == "index"]
     return Record(
         made=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tool=f"bertconvert {__version__}",
         versions=versions(original.tensorflow if original is not None else ""),
         checkpoint=os.path.basename(prepared.checkpoint.name),
-        files=[*index, *data_files(prepared.checkpoint)],
+        files=_files(prepared),
         pins=pins,
         level=wanted.level,
         samples=original.count if original is not None else 0,
@@ -124,6 +123,16 @@ def record_prepared(
         planned=_planned(prepared),
         original=original,
     )
+
+
+def is_record_of(record: Record, prepared: Prepared) -> bool:
+    """Whether a record is of what is prepared, and of nothing else."""
+    return record.files == _files(prepared) and record.planned == _planned(prepared)
+
+
+def _files(prepared: Prepared) -> list[SourceFile]:
+    index = [source for source in prepared.sources if source.role == "index"]
+    return [*index, *data_files(prepared.checkpoint)]
 
 
 def _planned(prepared: Prepared) -> Planned:

@@ -13,13 +13,14 @@ from ..convert import Proof, Prove
 from ..errors import VerificationError
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import Planned, Prepared
-from ..storage.files import Progress
+from ..storage.files import File, Progress
 from ..storage.location import parse_location
 from .golden_record import Record, RecordedVariables, find_record, fitting, read_record
 from .metadata import bits_fact, padding_id, prove_metadata
 from .model_folder import ModelFolder, files_at, open_folder
 from .packages import highest_level, how_to_install, missing_extras, versions
 from .provenance import prepare_again
+from .recording import record_prepared
 from .report import findings, lines
 from .sides import POSITIONS, SAMPLES, Ran, Wanted, run_both, run_folder
 from .variables import CheckpointVariables, Variables
@@ -95,7 +96,7 @@ def verify(
         record = read_record(file, progress)
         if level is None:
             wanted = Wanted(min(chosen, record.level, key=LEVELS.index))
-        return _prove_by_record(record, file.name, out, wanted, progress, save)
+        return _prove_by_record(record, file, out, wanted, progress, save)
     if text is not None and chosen == LEVELS[0]:
         raise ValueError(f"a text needs level outputs; level {chosen} runs no sequences")
     return _prove(path, out, options, wanted, progress, save)
@@ -135,7 +136,7 @@ def _prove(
 
 def _prove_by_record(
     record: Record,
-    file: str,
+    file: File,
     out: str | os.PathLike[str],
     wanted: Wanted,
     progress: Progress | None,
@@ -144,8 +145,8 @@ def _prove_by_record(
     """As `verify`, with a record in place of the checkpoint."""
     if LEVELS.index(wanted.level) > LEVELS.index(record.level):
         raise VerificationError(
-            f"the record {file} was made at level {record.level}. For level {wanted.level}, make"
-            f" another one with `bertconvert record CKPT FILE --level {wanted.level}`"
+            f"the record {file.name} was made at level {record.level}. For level {wanted.level},"
+            f" make another one with `bertconvert record CKPT FILE --level {wanted.level}`"
         )
     with _opened(out, progress) as (folder, shown):
         folder = fitting(record, folder)
@@ -246,7 +247,11 @@ def verify_prepared(
     return _verify(prepared, open_folder(folder), str(folder), wanted, progress, record)
 
 
-def prover(level: str | None = None, progress: Progress | None = None) -> Prove:
+def prover(
+    level: str | None = None,
+    progress: Progress | None = None,
+    keep: Callable[[Record], None] | None = None,
+) -> Prove:
     """What `convert` takes as `prove`: a folder that fails is not published.
 
     A failure raises VerificationError with the report.
@@ -254,12 +259,31 @@ def prover(level: str | None = None, progress: Progress | None = None) -> Prove:
     Args:
         level: as for `verify`.
         progress: told of the bytes of the weights that are compared.
+        keep: takes a golden record, if one is wanted; TensorFlow runs once for both.
     """
     checked_level(level)
 
     def prove(prepared: Prepared, folder: Path) -> Proof:
-        verdict = _passed(verify_prepared(prepared, folder, level=level, progress=progress))
-        return proof_of(verdict, folder)
+        record = record_prepared(prepared, progress=progress) if keep is not None else None
+        verdict = verify_prepared(prepared, folder, level=level, progress=progress, record=record)
+        proof = proof_of(_passed(verdict), folder)
+        if keep is not None and record is not None:
+            keep(record)
+        return proof
+
+    return prove
+
+
+def recorder(keep: Callable[[Record], None], progress: Progress | None = None) -> Prove:
+    """What `convert` takes as `prove` if a golden record is wanted and no proof.
+
+    Args:
+        keep: takes the record.
+        progress: told of the bytes of the variables that are read.
+    """
+
+    def prove(prepared: Prepared, _: Path) -> None:
+        keep(record_prepared(prepared, progress=progress))
 
     return prove
 

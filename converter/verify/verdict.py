@@ -147,9 +147,10 @@ class Recording(Struct, frozen=True):
     """Where a golden record comes from that took the place of the checkpoint."""
 
     file: str
+    sha256: str  # of the file
     made: str  # when, in UTC: 2026-01-31T12:00:00Z
     tool: str  # bertconvert and its version
-    tensorflow: str  # the version that computed it
+    tensorflow: str  # the version that computed it; "" if none did
 
 
 class Faulty(Struct, frozen=True):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ... import __version__
 from ..choices import LEVELS
@@ -147,6 +148,7 @@ def _sha256(path: Path) -> str:
 
 def _document(verdict: Verdict, made: str, files: dict[str, str]) -> bytes:
     """The file: its form is described in docs/output-files.md."""
+    record = verdict.record
     levels = LEVELS[: LEVELS.index(verdict.level) + 1]
     worst = max(verdict.gradients, key=lambda gradient: gradient.relative, default=None)
     gradients = worst and {
@@ -165,7 +167,7 @@ def _document(verdict: Verdict, made: str, files: dict[str, str]) -> bytes:
             "architecture": verdict.architecture,
             "mapping": verdict.mapping,
             "sources": verdict.sources,
-            "record": verdict.record,
+            "record": record and replace(record, file=os.path.basename(record.file)),
             "versions": verdict.versions,
             "bounds": BOUNDS,
             "samples": verdict.samples,
@@ -185,18 +187,20 @@ def _document(verdict: Verdict, made: str, files: dict[str, str]) -> bytes:
 
 def _card(verdict: Verdict, made: str) -> str:
     """The same for people, with the largest figure of each kind."""
-    packages = [f"{name} {version}" for name, version in verdict.versions.items()]
-    by = f", with {joined(packages)}" if packages else ""
-    against = ""
-    if verdict.record is not None:
-        record = verdict.record
-        against = (
-            f" against {_code(record.file)}, a record of the checkpoint that {record.tool} made"
-            f" at {record.made} with TensorFlow {record.tensorflow}"
+    versions, record = dict(verdict.versions), verdict.record
+    reference = ""
+    if record is not None:
+        theirs = versions.pop("tensorflow", "")
+        by = f", with tensorflow {theirs}" if theirs else ""
+        reference = (
+            f" The reference is a record of the checkpoint, {_code(os.path.basename(record.file))},"
+            f" which {record.tool} made on {record.made[:10]}{by}."
         )
+    packages = joined([f"{name} {version}" for name, version in versions.items()])
     return "\n".join(
         [
-            f"Verified at level {verdict.level} on {made[:10]}{against}{by}: {findings(verdict)}",
+            f"Verified at level {verdict.level} on {made[:10]}, with {packages}:"
+            f" {findings(verdict)}{reference}",
             *_figures(verdict),
             "",
             f"`{VERIFICATION}` has all figures, and the sha256 of each file that was proved.",

@@ -3,18 +3,44 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bertconvert import convert
-from bertconvert.converter.verify import prover
+from bertconvert.converter.verify import kept, prover, verify
+from bertconvert.converter.verify.tensorflow_process import computing
 
 
 @pytest.fixture(scope="module")
-def proved(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("proved") / "out"
-    convert(fixtures / "pretraining", out, prove=prover("gradients"))
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record") / "pretraining.safetensors"
+
+
+@pytest.fixture(scope="module")
+def proved(fixtures: Path, record: Path) -> Path:
+    """A model folder that was proved, with a record made on the way."""
+    out, runs = record.parent / "out", 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return computing(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, kept(record, False) as keep:
+        patch.setattr("bertconvert.converter.verify.tensorflow_process.computing", counted)
+        convert(fixtures / "pretraining", out, prove=prover("gradients", None, keep))
+    assert runs == 1  # for the proof and the record
     return out
+
+
+def test_the_record_proves_the_same_without_the_checkpoint(proved: Path, record: Path) -> None:
+    there = json.loads((proved / "verification.json").read_bytes())
+    verdict = verify(record, proved, level="gradients")
+    assert verdict.passed
+    assert [output.tensor for output in verdict.outputs] == [o["tensor"] for o in there["outputs"]]
+    for output, known in zip(verdict.outputs, there["outputs"], strict=True):
+        assert output.tensorflow_error == known["tensorflow_error"]
 
 
 def test_the_file_has_each_output_and_the_largest_gradient(proved: Path) -> None:
@@ -22,6 +48,7 @@ def test_the_file_has_each_output_and_the_largest_gradient(proved: Path) -> None
     assert found["levels"] == {"weights": True, "outputs": True, "gradients": True}
     assert (found["samples"], found["seed"], found["text"]) == (8, 0, None)
     assert [*found["versions"]] == ["python", "numpy", "torch", "transformers", "tensorflow"]
+    assert found["record"] is None
     names = [output["tensor"] for output in found["outputs"]]
     assert names == ["embeddings", "layer_0", "layer_1", "pooled", "mlm_logits", "nsp_logits"]
     for output in found["outputs"]:

@@ -246,7 +246,7 @@ def everything(verdict: Verdict, text: str) -> Verdict:
         first_output=text,
         notes=[text],
         unproved=[text],
-        record=Recording(text, text, text, text),
+        record=Recording(text, text, text, text, text),
         versions={text: text},
         faulty=[Faulty(text, 0.25)],
         facts=[Fact(text, text, text, False), Fact(text, "", text, None)],

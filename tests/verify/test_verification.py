@@ -1,5 +1,6 @@
 """What stays of a proof in the model folder: verification.json, and its place in the card."""
 
+import hashlib
 import json
 import os
 import re
@@ -127,6 +128,24 @@ class TestAVerdictThatIsSaved:
             there["made"][:10] != here["made"][:10]
             or contents(out)[CARD] == contents(tmp_path / "proved")[CARD]
         )
+
+    def test_names_the_record_that_was_the_reference(
+        self, source: Path, out: Path, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "golden.safetensors"
+        assert run("record", source, file, "--level", "weights").exit_code == 0
+        result = run("verify", file, out, "--save")
+        assert result.exit_code == 0, result.stderr
+        found = saved(out)
+        assert found["record"]["file"] == file.name
+        assert found["record"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert found["record"]["tensorflow"] == ""
+        assert (
+            "The reference is a record of the checkpoint, `golden.safetensors`, which"
+            in (out / CARD).read_text()
+        )
+        assert verify(source, out, level="weights", save=True).passed
+        assert saved(out)["sources"] == found["sources"]
 
     def test_is_written_only_if_that_is_asked_for(self, source: Path, out: Path) -> None:
         before = contents(out)
