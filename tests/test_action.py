@@ -95,6 +95,12 @@ def test_python_is_set_up_and_reports_are_kept_only_if_they_are_asked_for(job: J
     assert job.used["actions/setup-python"] == {"python-version": "3.13"}
 
 
+@pytest.mark.parametrize("name", ["samples", "positions"])
+def test_numbers_are_those_of_verify(name: str, job: Job) -> None:
+    assert job.use(checkpoint="checkpoint", model="model", **{name: "none"}) == "failure"
+    assert f"Invalid value for '--{name}'" in job.log
+
+
 def test_two_uses_in_a_job_keep_their_own_reports(job: Job) -> None:
     folders = set()
     for _ in range(2):
