@@ -31,7 +31,10 @@ Converted = Callable[[str], Path]
 Command = tuple[str, dict[str, str], str]
 
 # Commands, and what Markdown or GitHub takes for markup.
-HOSTILE = "::error::x|y`z`<b>*i* _u_ [l](u) &amp; $m$ @me #1 \\| :tada:\n::add-mask::b\r##[error]c"
+HOSTILE = (
+    "::error::x|y`z`<b>*i* _u_ [l](u) &amp; $m$ @me #1 \\| :tada: %0A::error::d%25,file=a"
+    "\n::add-mask::b\r##[error]c"
+)
 KINDS = {"error", "warning", "notice", "add-mask", "set-output"}
 
 
@@ -268,8 +271,9 @@ def test_no_text_of_a_verdict_leaves_its_cell_or_its_command(found: str, verdict
     assert sum(line in cell or HOSTILE.split("\n")[0] in cell for cell in cells) >= 2
     commands = heard("\n".join(github.commands(some)))
     assert [kind for kind, _, _ in commands] == ["error", "warning"][: 1 + (found == "verdict")]
-    for _, properties, _ in commands:
+    for _, properties, message in commands:
         assert properties.keys() == {"title"}
+        assert HOSTILE.replace("\r", "\\r") in message
     assert line in commands[0][1]["title"]
 
 
