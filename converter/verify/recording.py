@@ -126,8 +126,12 @@ def record_prepared(
 
 
 def is_record_of(record: Record, prepared: Prepared) -> bool:
-    """Whether a record is of what is prepared, and of nothing else."""
-    return record.files == _files(prepared) and record.planned == _planned(prepared)
+    """Whether a record is of what is prepared, wherever that was found."""
+    mine, its = (
+        replace(planned, options=DEFAULTS, notes=[])
+        for planned in (_planned(prepared), record.planned)
+    )
+    return record.files == _files(prepared) and mine == its
 
 
 def _files(prepared: Prepared) -> list[SourceFile]:

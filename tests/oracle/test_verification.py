@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,17 @@ from bertconvert.converter.verify.tensorflow_process import computing
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("record") / "pretraining.safetensors"
+
+
+def test_a_record_needs_neither_tensorflow_nor_ml_dtypes(proved: Path, record: Path) -> None:
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['ml_dtypes'] = None;"
+        " from bertconvert.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "verify", str(record), str(proved)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "PASS" in done.stdout and "(level gradients)" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ The mapping here has no reference, so that no model is run. tests/oracle/ has th
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,6 +199,17 @@ class TestABatch:
         assert {path.name for path in stamps if path.stat().st_mtime_ns != stamps[path]} == {
             "squad.safetensors"
         }
+
+    def test_leaves_those_of_the_same_checkpoint_elsewhere(
+        self, arguments: list[str | Path], tmp_path: Path
+    ) -> None:
+        assert run("batch", *arguments).exit_code == 0
+        records = tmp_path / "new" / "r"
+        before = {path.name: path.read_bytes() for path in records.iterdir()}
+        sources = [shutil.copytree(path, tmp_path / Path(path).name) for path in arguments[:2]]
+        result = run("batch", *sources, *arguments[2:], "--lower-case")  # which was inferred before
+        assert result.exit_code == 0, result.stderr
+        assert {path.name: path.read_bytes() for path in records.iterdir()} == before
 
     def test_fails_for_a_model_whose_record_is_of_another(
         self, arguments: list[str | Path], tmp_path: Path
