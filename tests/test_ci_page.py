@@ -1,8 +1,11 @@
 """The examples for CI, in docs/ci.md and README.md, do what they say."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,9 @@ from bertconvert.cli import cli
 
 from .github_job import ACTION, ROOT, Job
 from .test_docs import PAGES, blocks, options_of
+from .test_pytest_plugin import installed
+
+pytestmark = pytest.mark.xdist_group("test_ci_page")  # one record serves all
 
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -99,6 +105,24 @@ def test_the_example_for_gitlab_passes_and_fails(edited: bool, job: Job) -> None
     suites = ElementTree.parse(job.workspace / GITLAB["artifacts"]["reports"]["junit"]).getroot()
     assert sum(int(suite.get("failures", "")) for suite in suites) == 2 * edited
     assert all((job.workspace / path).is_file() for path in GITLAB["artifacts"]["paths"])
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_example_for_pytest_passes_and_fails(edited: bool, job: Job, tmp_path: Path) -> None:
+    if edited:
+        edit(job.workspace / "model" / "model.safetensors")
+    (example,) = [block for block in blocks(PAGE) if block.startswith("def test_")]
+    test = example.replace('level="outputs"', 'level="weights"')
+    (job.workspace / "test_parity.py").write_text(test)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=job.workspace,
+        env=os.environ | {"PYTHONPATH": installed(tmp_path / "site"), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == edited, done.stdout
+    assert ("the first tensor that differs" in done.stdout) == edited
 
 
 def edit(weights: Path) -> None:

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.xdist_group("test_pytest_plugin")  # one run of pytest serves all
+
 # Of the project: its tests, and a conftest.py as if torch were not installed.
 TESTS = """
 import sys
