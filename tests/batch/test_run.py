@@ -709,7 +709,7 @@ class TestVerifying:
     def test_on_a_level_whose_packages_are_missing_is_a_wrong_call(
         self, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
     ) -> None:
-        monkeypatch.setattr("bertconvert.converter.verify.run._EXTRAS", ("no_such_package",))
+        monkeypatch.setattr("bertconvert.converter.verify.packages._EXTRAS", ("no_such_package",))
         result = run(fixtures / "squad", tmp_path / "out", "--verify", level)
         assert result.exit_code == 2
         assert f"--verify {level} needs" in result.output
