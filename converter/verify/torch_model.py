@@ -64,6 +64,8 @@ def load_model(
                 )
         except Exception as error:  # whatever it raises, the folder caused it
             first = str(error).strip().partition("\n")[0]
+            if "ignore_mismatched_sizes" in first:  # whose details are in a log that is off
+                first = "the tensors do not have the sizes that config.json gives"
             raise VerificationError(f"transformers can't load {folder}: {first}") from error
         model, info = loaded
         return model.eval(), info
@@ -91,6 +93,9 @@ def forward(
         VerificationError: the model does not run, such as one whose config asks for other layers.
     """
     outputs, pooled = _run(model, reference, samples, output_hidden_states=True, **labels)
+    if not outputs.hidden_states:
+        name = type(model).__name__
+        raise VerificationError(f"the {name} has no layers: config.json asks for none")
     embeddings, *layers = outputs.hidden_states
     named = {"embeddings": embeddings}
     named |= {f"layer_{number}": layer for number, layer in enumerate(layers)}
@@ -181,7 +186,7 @@ def _run(
     if (head := _masked_lm(model, reference)) is not None:
         hooks.append(head.register_forward_pre_hook(gather))
     try:
-        return model(**given, **arguments), found
+        return model(**given, **arguments, return_dict=True), found
     except Exception as error:  # whatever it raises, the folder caused it
         first = str(error).strip().partition("\n")[0]
         raise VerificationError(f"the {name} does not run: {first}") from error

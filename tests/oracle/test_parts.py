@@ -165,6 +165,22 @@ def test_without_a_sequence_that_is_known_whole_layers_are_not_judged(
     assert named(verdict) == ["pooled", "mlm_logits"]
 
 
+def test_a_model_without_layers_fails_and_is_no_internal_error(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    verdict = faulty(fixtures / "pretraining", tmp_path / "out", config={"num_hidden_layers": 0})
+    (check,) = (check for check in verdict.checks if check.name == "running")
+    assert check.detail == "the BertForPreTraining has no layers: config.json asks for none"
+
+
+def test_a_config_that_asks_for_tuples_changes_nothing(fixtures: Path, tmp_path: Path) -> None:
+    verdict = faulty(fixtures / "pretraining", tmp_path / "out", config={"return_dict": False})
+    assert all(output.same_function and output.as_accurate for output in verdict.outputs)
+    assert len(verdict.outputs) == 6
+
+
 def test_of_a_model_of_another_width_no_part_is_named(fixtures: Path, tmp_path: Path) -> None:
     verdict = faulty(fixtures / "pretraining", tmp_path / "out", config={"hidden_size": 64})
-    assert not verdict.passed and named(verdict) == []
+    assert named(verdict) == []
+    (check,) = (check for check in verdict.checks if check.name == "running")
+    assert check.detail.endswith("the tensors do not have the sizes that config.json gives")
