@@ -1,17 +1,23 @@
 """Which parts of a model are faulty: both models run, and need TensorFlow and torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from bertconvert import convert
+from bertconvert.converter.models import bert
 from bertconvert.converter.models.backend import tensorflow
+from bertconvert.converter.models.reference import Samples
 from bertconvert.converter.verify import Verdict, report, verify
+from bertconvert.converter.verify.batches import Batch
+from bertconvert.converter.verify.parts import faulty_parts
 from bertconvert.converter.verify.samples import seeded_samples
+from bertconvert.converter.verify.torch_model import load_model
 
 BERT = "bert.encoder.layer.{}.output.dense.bias"
 ALBERT = "albert.encoder.albert_layer_groups.{}.albert_layers.{}.ffn_output.bias"
@@ -184,3 +190,29 @@ def test_of_a_model_of_another_width_no_part_is_named(fixtures: Path, tmp_path: 
     assert named(verdict) == []
     (check,) = (check for check in verdict.checks if check.name == "running")
     assert check.detail.endswith("the tensors do not have the sizes that config.json gives")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "parts"),
+    [
+        ({}, []),
+        ({"embeddings": (5,)}, []),
+        ({"embeddings": (5, 7)}, []),
+        ({"embeddings": (5, 32), "layer_0": (5, 2, 16)}, ["layer_0", "layer_1"]),
+        ({"embeddings": (5, 32), "pooled": (5, 32)}, ["pooled"]),
+        ({"embeddings": (5, 32), "pooled": (5, 7)}, []),
+    ],
+)
+def test_what_no_original_computes_is_no_internal_error(
+    shapes: dict[str, tuple[int, ...]],
+    parts: list[str],
+    converted: Callable[[str], Path],
+) -> None:
+    groups = ["pooler", "mlm", "nsp"]
+    model, _ = load_model(converted("pretraining"), "BertForPreTraining", bert, groups, "float64")
+    ids = np.arange(5, dtype=np.int32)[np.newaxis]
+    samples = Samples(ids, np.ones_like(ids), np.zeros_like(ids), np.arange(5), np.arange(1))
+    outputs = {name: np.ones(shape) for name, shape in shapes.items()}
+    settings = bert.Settings(layers=2, heads=2, groups=tuple(groups))
+    found = faulty_parts(model, bert, settings, [Batch(samples, outputs)])
+    assert set(parts) <= {part.tensor for part in found}
