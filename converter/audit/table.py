@@ -28,7 +28,7 @@ FACTS = ("bits", "heads", "activation", "casing", "tokenizer", "config")
 
 _MARK = "<!-- written by bertconvert audit -->"
 _CELL = 160  # characters of what differs; the pair's report has all of it
-_REASON = 500
+_REASON = 300
 
 Outcome = Literal["PASS", "FAIL", "ERROR", "NOT RUN"]
 
@@ -196,7 +196,10 @@ def _cells(pair: PairRow) -> Iterator[_Cell]:
         if fact is None:
             yield _Cell(name)
             continue
-        text = cut(fact.found, _CELL)
+        found = fact.found
+        if name == "bits":  # without the names of the tensors
+            found = "; ".join(part.partition(": ")[0] for part in found.split("; "))
+        text = cut(found, _CELL)
         if fact.same is False and fact.expected and len(fact.found) < 40:
             text = f"{fact.found}, not {fact.expected}"
         yield _Cell(name, text, *_MARKS[fact.same])

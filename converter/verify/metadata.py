@@ -330,9 +330,9 @@ def _tokenizer(
 
 def _casing(expected: bool | None, lowers: dict[str, bool], wrong: list[str]) -> Fact:
     words = {True: "lower-cases", False: "keeps case", None: ""}
-    found = "; ".join(wrong) or words[next(iter(lowers.values()), None)] or "not told"
-    same = False if wrong else None if expected is None or not lowers else True
-    return Fact("casing", words[expected], found, same)
+    has = words[next(iter(lowers.values()))] if lowers else f"{words[True]}, by default"
+    same = False if wrong else None if expected is None else True
+    return Fact("casing", words[expected], "; ".join(wrong) or has, same)
 
 
 def _rows(folder: ModelFolder) -> int:
@@ -415,9 +415,16 @@ def _other_tokens(planned: Planned, written: Sequence[str]) -> list[str]:
 
 def _other_case(expected: bool | None, lowers: dict[str, bool]) -> list[str]:
     """Where OUT lower-cases text and the original does not, or the other way round."""
-    source = next(iter(lowers), "")  # transformers takes tokenizer.json, where there is one
+    if not lowers:
+        if expected is not False:
+            return []
+        return [
+            "no file says that text keeps its case, so transformers lower-cases it, but the"
+            " vocabulary is cased"
+        ]
+    source = next(iter(lowers))  # transformers takes tokenizer.json, where there is one
     wrong = []
-    if None not in (expected, lowers.get(source)) and lowers[source] is not expected:
+    if expected is not None and lowers[source] is not expected:
         wrong.append(
             f"{source} {'lower-cases' if lowers[source] else 'does not lower-case'} text, but the"
             f" vocabulary is {'uncased' if expected else 'cased'}"

@@ -198,3 +198,17 @@ def test_an_untied_decoder_fails(fixtures: Path, converted: Converted, tmp_path:
     verdict = verify(fixtures / "pretraining", out, level="weights")
     (check,) = [check for check in verdict.checks if not check.passed]
     assert "cls.predictions.decoder.weight" in check.detail
+
+
+@pytest.mark.parametrize("name", ["pretraining", "albert", "electra", "mobilebert"])
+def test_transformers_lower_cases_if_no_file_says_whether_to(
+    converted: Converted, tmp_path: Path, name: str
+) -> None:
+    """By which a vocabulary with upper case is read by another tokenizer than it was made for."""
+    kept = ("config.json", "vocab.txt", "spiece.model")
+    out = shutil.copytree(converted(name), tmp_path / "out")
+    for file in out.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert tokenizer.backend_tokenizer.normalizer.normalize_str("A") == "a"

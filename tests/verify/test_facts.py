@@ -25,8 +25,8 @@ def out(converted: Converted, tmp_path: Path) -> Path:
     return folder
 
 
-def facts(checkpoint: Path, out: Path) -> dict[str, Fact]:
-    verdict = verify(checkpoint, out, level="weights")
+def facts(checkpoint: Path, out: Path, **options: Any) -> dict[str, Fact]:
+    verdict = verify(checkpoint, out, level="weights", **options)
     found = {fact.name: fact for fact in verdict.facts}
     assert len(found) == len(verdict.facts)
     has_provenance = (out / "conversion.json").exists()
@@ -89,6 +89,17 @@ def test_other_casing_is_not_another_vocabulary(fixtures: Path, out: Path) -> No
     (fault,) = differing(fixtures / "pretraining", out).items()
     assert fault[0] == "casing" and fault[1][0] == "lower-cases"
     assert "does not lower-case text, but the vocabulary is uncased" in fault[1][1]
+
+
+def test_without_a_file_that_says_it_transformers_lower_cases(fixtures: Path, out: Path) -> None:
+    """As the tokenizer of a folder does that has vocab.txt alone."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (out / name).unlink(missing_ok=True)
+    casing = facts(fixtures / "pretraining", out)["casing"]
+    assert casing == Fact("casing", "lower-cases", "lower-cases, by default", True)
+    casing = facts(fixtures / "pretraining", out, lower_case=False)["casing"]
+    assert (casing.expected, casing.same) == ("keeps case", False)
+    assert "so transformers lower-cases it, but the vocabulary is cased" in casing.found
 
 
 def test_another_token_is_not_another_casing(fixtures: Path, out: Path) -> None:
