@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .converter.errors import CheckpointError as CheckpointError
     from .converter.errors import MappingError as MappingError
     from .converter.errors import ModelError as ModelError
+    from .converter.errors import OriginalError as OriginalError
     from .converter.errors import OutputError as OutputError
     from .converter.errors import PlanError as PlanError
     from .converter.errors import VerificationError as VerificationError
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from .converter.prepare import prepare as prepare
     from .converter.roundtrip import RoundTrip as RoundTrip
     from .converter.roundtrip import roundtrip as roundtrip
+    from .converter.verify import Record as Record
     from .converter.verify import Verdict as Verdict
+    from .converter.verify import record as record
     from .converter.verify import verify as verify
 
 # The module of each public name. A name is imported when it is first used, because importing numpy
@@ -51,10 +54,12 @@ _HOMES = {
     "ModelError": "errors",
     "ModelRow": "batch",
     "Options": "options",
+    "OriginalError": "errors",
     "OutputError": "errors",
     "VerificationError": "errors",
     "Plan": "plan",
     "PlanError": "errors",
+    "Record": "verify",
     "RoundTrip": "roundtrip",
     "Summary": "batch",
     "Variable": "checkpoint",
@@ -65,6 +70,7 @@ _HOMES = {
     "find_jobs": "batch",
     "open_checkpoint": "opening",
     "prepare": "prepare",
+    "record": "verify",
     "roundtrip": "roundtrip",
     "verify": "verify",
 }

@@ -757,7 +757,7 @@ def record(
     bertconvert record uncased_L-2_H-128_A-2.zip bert-tiny.record.safetensors
     bertconvert verify bert-tiny.record.safetensors bert-tiny/
     """
-    from .converter.verify import check_place, missing_for_record, write_record
+    from .converter.verify import check_place, missing_for_record
     from .converter.verify import record as make
 
     check_place(file, force)
@@ -766,14 +766,16 @@ def record(
     with Progress(quiet) as progress:
         made = make(
             ckpt,
+            file,
             level=level,
             samples=samples,
             seed=seed,
             positions=positions,
+            force=force,
             progress=progress,
             **_given(options),
         )
-        nbytes = write_record(made, file, force)
+    nbytes = file.stat().st_size
     with _printing(f"The record was written to {_shown(str(file))}"):
         if as_json:
             show_json(made.summary(str(file), nbytes))

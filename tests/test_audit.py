@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from bertconvert.cli import cli
 from bertconvert.converter.audit import Event, PairRow, audit, find_pairs
 from bertconvert.converter.errors import BatchError, OutputError
-from bertconvert.converter.verify import record, write_record
+from bertconvert.converter.verify import record
 
 Converted = Callable[[str], Path]
 
@@ -308,8 +308,7 @@ def heads(row: PairRow) -> bool | None:
 class TestAGoldenRecord:
     @pytest.fixture(autouse=True)
     def _in_place_of_the_checkpoint(self, work: Path) -> None:
-        made = record(work / "checkpoint", level="weights")
-        write_record(made, work / "golden.safetensors")
+        record(work / "checkpoint", work / "golden.safetensors", level="weights")
         write_list(
             work / "list.toml",
             *(

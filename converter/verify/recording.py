@@ -3,6 +3,7 @@
 import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from ..errors import VerificationError
 from ..options import DEFAULTS, Options, make_options
 from ..prepare import Planned, Prepared, SourceFile, data_files, prepare
 from ..storage.files import Progress
-from .golden_record import Pin, Record
+from .golden_record import Pin, Record, check_place, write_record
 from .metadata import padding_id
 from .packages import how_to_install, missing_for_record, versions
 from .sides import POSITIONS, SAMPLES, Wanted, compute, sequences
@@ -23,41 +24,42 @@ from .variables import cast, sha256
 
 def record(
     path: str | os.PathLike[str],
+    file: str | os.PathLike[str],
     options: Options = DEFAULTS,
     *,
     level: str | None = None,
     samples: int = SAMPLES,
     seed: int = 0,
     positions: int = POSITIONS,
+    force: bool = False,
     progress: Progress | None = None,
     **changes: Any,
 ) -> Record:
-    """Run a checkpoint's model once, and keep what proves a model folder.
+    """Run a checkpoint's model once, and write what proves a model folder into a golden record.
 
     Args:
         path: the checkpoint, in any form that `open_checkpoint` takes.
+        file: the record: a file on a disk.
         options: as for the conversion that is to be proved.
         level: the highest that the record is to prove; by default gradients, or weights if the
             mapping has no reference.
         samples: the number of sequences that go through the model.
         seed: of those sequences, and of the labels for the gradients.
         positions: the most positions of a sequence at which outputs are kept.
+        force: whether a record in `file` is replaced.
         progress: told of the bytes of the variables that are read.
         **changes: single options, which go over `options`.
 
     Raises:
         CheckpointError, MappingError, PlanError: as `prepare` raises them.
         OriginalError: TensorFlow fails.
+        OutputError: the record can't be written.
         VerificationError: TensorFlow is not installed, or the mapping has no reference.
         ValueError: there is no such level, or a number is too small.
     """
+    check_place(Path(file), force)
     if level not in (None, *LEVELS):
         raise ValueError(f"there is no level {level!r}; the levels are {', '.join(LEVELS)}")
-    if samples < 1 or seed < 0 or positions < 1:
-        raise ValueError(
-            f"samples is {samples}, seed {seed}, and positions {positions}; at least 1, 0 and 1 are"
-            " needed"
-        )
     prepared = prepare(path, make_options(changes, options), progress=progress)
     if not prepared.mapping.reference:
         if level not in (None, LEVELS[0]):
@@ -67,7 +69,9 @@ def record(
             )
         level = LEVELS[0]
     wanted = Wanted(level or LEVELS[-1], samples, seed, positions)
-    return record_prepared(prepared, wanted, progress)
+    made = record_prepared(prepared, wanted, progress)
+    write_record(made, Path(file), force)
+    return made
 
 
 def record_prepared(

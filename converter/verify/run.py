@@ -74,11 +74,6 @@ def verify(
     """
     if save:
         check_place(parse_location(out))
-    if samples < 1 or seed < 0 or positions < 1:
-        raise ValueError(
-            f"samples is {samples}, seed {seed}, and positions {positions}; at least 1, 0 and 1 are"
-            " needed"
-        )
     options = make_options(changes, options)
     file = find_record(path)
     chosen = checked_level(level, record=file is not None)

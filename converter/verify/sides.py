@@ -39,6 +39,13 @@ class Wanted(Struct, frozen=True):
     positions: int = POSITIONS
     text: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.seed < 0 or self.positions < 1:
+            raise ValueError(
+                f"samples is {self.samples}, seed {self.seed}, and positions {self.positions}; at"
+                " least 1, 0 and 1 are needed"
+            )
+
 
 class Ran(Struct, frozen=True):
     """What came of running both models."""
