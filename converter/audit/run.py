@@ -4,7 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import BrokenExecutor, wait
+from concurrent.futures import BrokenExecutor, Future, wait
 from contextlib import closing, suppress
 
 from msgspec import Struct
@@ -181,20 +181,24 @@ def _result(
     Raises:
         BrokenExecutor: the worker died.
     """
+    futures: list[Future[Done]] = []
     try:
-        with held():  # a worker that the executor does not know would never end
-            future = workers.executor.submit(workers.work, task)
-    except (OSError, EOFError) as error:  # the server that forks the workers died
-        raise BrokenExecutor from error
-    try:
-        while not wait([future], _TICK_SECONDS).done:
+        try:
+            with held():  # a worker that the executor does not know would never end
+                futures.append(workers.executor.submit(workers.work, task))
+        except (OSError, EOFError) as error:  # the server that forks the workers died
+            raise BrokenExecutor from error
+        while not wait(futures, _TICK_SECONDS).done:
             tick()
             if step := workers.step(task.number):
                 watch(Event(task.pair.name, step))
-    except BaseException:
-        workers.stop()
-        wait([future], _GRACE_SECONDS)
-        workers.kill()  # it may compute for minutes
+        return futures[0].result()
+    except BrokenExecutor:
         raise
-    done: Done = future.result()
-    return done
+    except BaseException:
+        try:
+            workers.stop()
+            wait(futures, _GRACE_SECONDS)
+        finally:
+            workers.kill()  # it may compute for minutes
+        raise
