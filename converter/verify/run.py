@@ -346,7 +346,7 @@ def _verify(
         verdict,
         seed=wanted.seed,
         positions=wanted.positions if verdict.samples else 0,
-        notes=[*folder.notes, *notes, *verdict.notes],
+        notes=[*notes, *verdict.notes],
     )
 
 
@@ -404,7 +404,7 @@ def _verdict(
         causes=[*causes, *ran.causes],
         first_tensor=next((match.tensor for match in matches if not match.same), ""),
         first_output=next((o.tensor for o in ran.outputs if not o.same_function), ""),
-        notes=[*metadata.notes, *unproved],
+        notes=[*folder.notes, *metadata.notes, *unproved],
         unproved=unproved,
         versions=versions(ran.tensorflow, torch=ran.samples > 0),
         faulty=ran.faulty,
