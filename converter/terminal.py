@@ -396,7 +396,8 @@ class Progress:
         if not _is_terminal(sys.stderr):
             if now - self._printed >= 5:
                 self._printed = now
-                say(f"{what}: {_part(done, total)}")
+                part = _part(done, total)
+                say(f"{what}: {part}" if part else what)
             return
         if self._bar is None or self._task is None:
             self._start()

@@ -1,7 +1,7 @@
 """Level outputs: both sides compute the same function, and are as accurate in float32."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 5
 
 
+def _silent() -> None:
+    """Report no progress."""
+
+
 class Port(Struct, frozen=True):
     """A model folder in PyTorch, and what it is compared with."""
 
@@ -49,7 +53,7 @@ class Port(Struct, frozen=True):
 
 
 def run_in_float64(
-    port: Port, parameters: Mapping[str, Match] | None
+    port: Port, parameters: Mapping[str, Match] | None, running: Callable[[], None] = _silent
 ) -> "tuple[dict[str, Errors], list[Trained], dict[str, Array]]":
     """Compare embeddings, every layer, the pooled output and the logits of every head.
 
@@ -58,6 +62,7 @@ def run_in_float64(
     Args:
         port: the folder, in float64.
         parameters: by name, to compute the gradients of, too; None for no gradients.
+        running: called for each batch.
 
     Returns:
         The errors in float64 by output, in the order of the forward pass; loss and gradients of
@@ -70,6 +75,7 @@ def run_in_float64(
     trained = []
     outputs: dict[str, Array] = {}
     for batch in port.original.batches:
+        running()
         if parameters is None:
             outputs = evaluate(port, batch)
         else:
@@ -84,7 +90,10 @@ def run_in_float64(
 
 
 def run_in_float32(
-    port: Port, tables: "dict[str, Errors]", products: Mapping[str, Product]
+    port: Port,
+    tables: "dict[str, Errors]",
+    products: Mapping[str, Product],
+    running: Callable[[], None] = _silent,
 ) -> list[Output]:
     """Compare the same in float32, and judge all of it.
 
@@ -92,6 +101,7 @@ def run_in_float32(
         port: the folder; its model is in float32.
         tables: the errors in float64.
         products: the outputs that are one product.
+        running: called for each batch.
 
     Raises:
         VerificationError: the model does not run.
@@ -99,6 +109,7 @@ def run_in_float32(
     tables = dict(tables)
     bounds = dict.fromkeys(products, 0.0)
     for batch in port.original.batches:
+        running()
         outputs = evaluate(port, batch)
         for name, errors in tables.items():
             arrays = [_array(side, name) for side in (batch.outputs, outputs)]

@@ -108,7 +108,8 @@ def record_prepared(
                 if entry.dtype != described[entry.variable].tf_dtype
             }
             batches = sequences(prepared, wanted, None, pad_id).samples
-            computing = compute(prepared, prepared.plan.config, casts, batches, wanted, pad_id)
+            config = prepared.plan.config
+            computing = compute(prepared, config, casts, batches, wanted, pad_id, progress)
             finish = stack.enter_context(computing)
         pins = _pins(prepared, progress)  # while TensorFlow runs
         original = finish() if finish is not None else None

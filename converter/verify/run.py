@@ -152,7 +152,14 @@ def _prove_by_record(
             if original is None:
                 return Ran()
             return run_folder(
-                planned, folder, variables, matches, original, wanted.level, record.pad_id
+                planned,
+                folder,
+                variables,
+                matches,
+                original,
+                wanted.level,
+                record.pad_id,
+                progress,
             )
 
         verdict = _verdict(planned, variables, folder, shown, wanted.level, run, progress)
@@ -330,9 +337,9 @@ def _verify(
     def run(matches: list[Match]) -> Ran:
         original = record.original if record is not None else None
         if original is None:
-            return run_both(prepared, variables, folder, matches, wanted)
+            return run_both(prepared, variables, folder, matches, wanted, progress)
         pad_id = padding_id(prepared, folder)
-        return run_folder(prepared, folder, variables, matches, original, level, pad_id)
+        return run_folder(prepared, folder, variables, matches, original, level, pad_id, progress)
 
     verdict = _verdict(prepared, variables, folder, out, level, run, progress)
     notes = []

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..errors import VerificationError
 from ..prepare import Planned, Prepared
+from ..storage.files import Progress
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id
 from .model_folder import ModelFolder
@@ -126,6 +127,7 @@ def run_both(
     folder: ModelFolder,
     matches: list[Match],
     wanted: Wanted,
+    progress: Progress | None,
 ) -> Ran:
     """Run the original model, and the folder's on the same sequences."""
     from . import torch_model
@@ -133,10 +135,11 @@ def run_both(
     pad_id = padding_id(prepared, folder)
     inputs = sequences(prepared, wanted, folder, pad_id)
     casts = {match.name: match.dtype for match in matches if match.cast}
-    with compute(prepared, folder.config, casts, inputs.samples, wanted, pad_id) as finish:
+    batches = inputs.samples
+    with compute(prepared, folder.config, casts, batches, wanted, pad_id, progress) as finish:
         torch_model.load_packages(prepared.plan.architecture.name)  # while TensorFlow runs
         original = finish()
-    ran = run_folder(prepared, folder, variables, matches, original, wanted.level, pad_id)
+    ran = run_folder(prepared, folder, variables, matches, original, wanted.level, pad_id, progress)
     return replace(ran, checks=[*inputs.checks, *ran.checks], text=inputs.text)
 
 
@@ -148,6 +151,7 @@ def compute(
     samples: "list[Samples]",
     wanted: Wanted,
     pad_id: int | None,
+    progress: Progress | None = None,
 ) -> "Iterator[Callable[[], Original]]":
     """Start to run the original model; the function that it gives waits for the result.
 
@@ -158,6 +162,7 @@ def compute(
         samples: the sequences.
         wanted: the level, and the seed of the labels.
         pad_id: the padding token.
+        progress: told that TensorFlow runs.
     """
     from .original import Task, architecture_of, check_reference
     from .tensorflow_process import computing
@@ -181,7 +186,7 @@ def compute(
             seed=wanted.seed,
             pad_id=pad_id,
         )
-        with computing(task, samples) as finish:
+        with computing(task, samples, progress) as finish:
             yield finish
 
 
@@ -193,6 +198,7 @@ def run_folder(
     original: "Original",
     level: str,
     pad_id: int | None,
+    progress: Progress | None,
 ) -> Ran:
     """Run the folder's model on what the original was run on, and compare."""
     from ..models import load_reference
@@ -210,6 +216,11 @@ def run_folder(
     from .parts import faulty_parts
     from .torch_model import load_model
 
+    def running() -> None:
+        if progress is not None:
+            progress("running PyTorch", 0, 0)
+
+    running()
     plan = planned.plan
     reference = load_reference(planned.mapping.reference)
     settings = reference.settings(architecture_of(planned, folder.config))
@@ -220,7 +231,7 @@ def run_folder(
     parameters = None
     if level == "gradients":
         parameters = {entries[match.tensor].tensor: match for match in matches}
-    tables, trained, last = run_in_float64(port, parameters)
+    tables, trained, last = run_in_float64(port, parameters, running)
     differ = [name for name, errors in tables.items() if not errors.same]
     causes: list[Cause] = []
     faulty: list[Faulty] = []
@@ -237,7 +248,7 @@ def run_folder(
     held = FolderVariables(folder, matches)
     has_all = all(name in held for name in reference.names(settings))
     products = reference.products(held, settings) if has_all else {}
-    outputs = run_in_float32(port, tables, products)
+    outputs = run_in_float32(port, tables, products, running)
     return Ran(
         outputs=outputs,
         gradients=gradients,

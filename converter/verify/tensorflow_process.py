@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from ..errors import BertconvertError, OriginalError
 from ..models.backend import tensorflow
 from ..models.reference import Samples
+from ..storage.files import Progress
 from .batches import Batch, Original, from_arrays, to_arrays
 from .explain import Question, explain
 from .original import Task, compute
@@ -35,6 +36,7 @@ _RESULT, _CAUSES, _ERROR = "result.safetensors", "causes.json", "error.json"
 _IMPORTED, _PRINTED = "imported", "printed"
 
 _FACTS = "facts"
+_TICK_SECONDS = 0.5  # between two reports of progress
 _MOST_PRINTED = 300  # characters of what a process printed before it ended
 
 
@@ -46,10 +48,17 @@ class _Error(Struct, frozen=True):
 
 
 @contextmanager
-def computing(task: Task, samples: list[Samples]) -> Iterator[Callable[[], Original]]:
+def computing(
+    task: Task, samples: list[Samples], progress: Progress | None = None
+) -> Iterator[Callable[[], Original]]:
     """Start to compute what the original does; the function that it gives waits for it.
 
     It raises OriginalError if TensorFlow fails.
+
+    Args:
+        task: which model.
+        samples: the sequences, in batches.
+        progress: told that TensorFlow runs, while that function waits.
     """
     known = _known.get()
     key = b"" if known is None else _key(task, samples)
@@ -66,7 +75,7 @@ def computing(task: Task, samples: list[Samples]) -> Iterator[Callable[[], Origi
     if "tensorflow" in sys.modules:
         yield lambda: kept(compute(task, samples))
         return
-    with _process(task, Original([Batch(batch) for batch in samples])) as finish:
+    with _process(task, Original([Batch(batch) for batch in samples]), progress) as finish:
         yield lambda: kept(_read(finish() / _RESULT))
 
 
@@ -110,12 +119,14 @@ def explained(question: Question, batch: Batch) -> list[Cause]:
     """
     if "tensorflow" in sys.modules:
         return explain(question, batch)
-    with _process(question, Original([batch])) as finish:
+    with _process(question, Original([batch]), None) as finish:
         return msgspec.json.decode((finish() / _CAUSES).read_bytes(), type=list[Cause])
 
 
 @contextmanager
-def _process(work: Task | Question, given: Original) -> Iterator[Callable[[], Path]]:
+def _process(
+    work: Task | Question, given: Original, progress: Progress | None
+) -> Iterator[Callable[[], Path]]:
     """Start a process on some work; the function that it gives waits, and gives its folder."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
     with TemporaryDirectory() as name:
@@ -131,7 +142,11 @@ def _process(work: Task | Question, given: Original) -> Iterator[Callable[[], Pa
             )
 
         def finish() -> Path:
-            process.wait()
+            while process.poll() is None:
+                if progress is not None:
+                    progress("running TensorFlow", 0, 0)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_TICK_SECONDS)
             _check(process.returncode, folder)
             return folder
 
