@@ -1055,7 +1055,7 @@ def audit(
     chosen = _checked_level(level, "--level", record) or highest_level(record)
     if not (quiet or as_json):
         if record:
-            say(f"level {level}" if level else "each at its record's level, or what is installed")
+            say(f"level {level}" if level else "each at the highest level that is installed")
         else:
             _say_level(chosen, level)
     start = time.monotonic()
