@@ -578,7 +578,7 @@ def read_mapping(path: Path, check: bool = True) -> tuple[MappingFile, str]:
         included, more = _decoded(shared, _Shared)
         mapping = msgspec.structs.replace(mapping, drop=[*mapping.drop, *included.drop])
         data += more
-    problems = list(_problems(mapping)) if check else []
+    problems = list(mapping_problems(mapping)) if check else []
     if problems:
         raise MappingError("\n".join(f"{path}: {problem}" for problem in problems))
     return mapping, hashlib.sha256(data).hexdigest()
@@ -596,7 +596,7 @@ def _decoded(path: Path, kind: type[T]) -> tuple[T, bytes]:
         raise MappingError(f"{path}: {error}") from error
 
 
-def _problems(mapping: MappingFile) -> Iterator[str]:
+def mapping_problems(mapping: MappingFile) -> Iterator[str]:
     """Everything that would make a rule mean nothing, or two things; with the key of each."""
     wrong_rules = [
         f"group[{g}] ({group.name}) variable[{v}]: {problem}"

@@ -159,9 +159,15 @@ def load_reference(name: str) -> Reference:
     if not name.isidentifier():
         raise VerificationError(f"reference = {name!r} is not the name of a module")
     try:
-        return cast(Reference, import_module(f".{name}", __package__))
+        module = import_module(f".{name}", __package__)
     except ModuleNotFoundError as error:
         raise VerificationError(
             f"the mapping's reference {name!r} does not exist: there is no module"
             f" converter/models/{name}.py"
         ) from error
+    if not hasattr(module, "BASE_CLASS"):  # such as layers.py, which families share
+        raise VerificationError(
+            f"the mapping's reference {name!r} is no model: converter/models/{name}.py is a part"
+            " that models share"
+        )
+    return cast(Reference, module)

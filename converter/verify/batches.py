@@ -4,10 +4,10 @@ The names of the arrays are in docs/golden-record.md.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ..errors import VerificationError
 from ..models.reference import Samples
@@ -53,7 +53,7 @@ class Original(Struct, frozen=True):
 class _Facts(Struct, frozen=True):
     """What of an `Original` is no number."""
 
-    batches: int
+    batches: Annotated[int, Meta(ge=1)]
     outputs: list[str]  # in the order of the forward pass
     activation: tuple[str, str, str] | None  # the fields of `Activation` that are words
     tensorflow: str
@@ -117,17 +117,22 @@ def from_arrays(arrays: "Mapping[str, Array]", text: str | bytes) -> Original:
 
 
 def _batch(left: "dict[str, Array]", start: str, names: list[str]) -> Batch:
+    import numpy as np
+
     ids = _taken(left, f"{start}input_ids", "int32", (None, None))
     mask, segments = (_taken(left, start + n, "int32", ids.shape) for n in _LIKE_IDS)
     rows, masked = (_taken(left, start + n, "int64", (None,)) for n in ("rows", "masked"))
+    if not ids.size or not np.isin(mask, (0, 1)).all() or (mask[:, 1:] > mask[:, :-1]).any():
+        raise VerificationError(f"{start}input_mask is not a mask of tokens before padding")
     tokens = mask.reshape(-1) == 1
     for name, positions in (("rows", rows), ("masked", masked)):
         ascending = bool((positions[1:] > positions[:-1]).all())
         inside = not len(positions) or 0 <= positions[0] <= positions[-1] < ids.size
         if not (ascending and inside and tokens[positions].all()):
             raise VerificationError(f"{start}{name} does not list tokens in ascending order")
-    if not len(rows) or not set(masked.tolist()) <= set(rows.tolist()):
-        raise VerificationError(f"{start}masked has a position that {start}rows lacks")
+    firsts = range(0, ids.size, ids.shape[1])
+    if not {*masked.tolist(), *firsts} <= {*rows.tolist()}:
+        raise VerificationError(f"{start}rows lacks a first token, or a position of {start}masked")
     samples = Samples(ids, mask, segments, rows, masked)
     outputs = {}
     for name in names:

@@ -9,15 +9,17 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from json import JSONDecodeError, loads
+from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from ..checkpoint.variable import Variable
+from ..checks import FLOATS
+from ..choices import LEVELS, Level
 from ..errors import CheckpointError, OutputError, VerificationError
 from ..layout import CONFIG
 from ..plan import Entry
@@ -28,6 +30,7 @@ from ..text import cut
 from ..transforms import merged_shape, to_tensorflow
 from .batches import Original, from_arrays, to_arrays
 from .model_folder import ModelFolder
+from .record_faults import faults
 from .variables import Comparison, sha256
 from .verdict import Recording
 from .weights import groups_of, part_of_class
@@ -141,6 +144,12 @@ class RecordedVariables:
 
     def compare(self, entry: Entry, tensor: "Array") -> Comparison:
         pin, back = self._record.pins[entry.variable], to_tensorflow(tensor, entry.op)
+        if (dtype := str(back.dtype)) != pin.dtype and dtype in FLOATS:
+            raise VerificationError(
+                f"{entry.tensor} is {dtype} in OUT, and the record has a checksum of it as"
+                f" {pin.dtype}. Make a record that has it as OUT does: bertconvert record CKPT FILE"
+                f" --dtype {dtype}"
+            )
         same = (
             back.shape == merged_shape(entry.op, entry.shape)
             and str(back.dtype) == pin.dtype
@@ -156,20 +165,24 @@ class RecordedVariables:
         return None
 
 
+_Count = Annotated[int, Meta(ge=0)]
+_Words = Annotated[str, Meta(max_length=200)]
+
+
 class _Facts(Struct, frozen=True):
     """What of a record is no array, apart from what `batches.py` writes."""
 
-    made: str
-    tool: str
-    versions: dict[str, str]
+    made: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    tool: _Words
+    versions: dict[_Words, _Words]
     checkpoint: str
     files: list[SourceFile]
     pins: dict[str, Pin]
-    level: str
-    samples: int
-    seed: int
-    positions: int
-    pad_id: int | None
+    level: Level
+    samples: _Count
+    seed: _Count
+    positions: _Count
+    pad_id: _Count | None
     planned: dict[str, Any]
 
 
@@ -336,7 +349,7 @@ def _read(file: File, progress: Progress | None) -> Record:
             )
         arrays = load(data)
         text, computed, digest = (metadata[key] for key in ("facts", "computed", "sha256"))
-    except (JSONDecodeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise VerificationError(
             f"it is damaged: {cut(str(error))}. Download or copy it again"
         ) from error
@@ -353,10 +366,15 @@ def _read(file: File, progress: Progress | None) -> Record:
         plan = msgspec.convert(planned, Planned)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise VerificationError(f"it is not what a record has: {error}") from error
-    original = from_arrays(arrays, computed) if facts.level != "weights" else None
+    original = None
+    if facts.level != LEVELS[0]:
+        original = from_arrays(arrays, computed)
+    elif arrays or computed:
+        raise VerificationError(f"it has outputs, and its level is {facts.level}")
     known = {name: getattr(facts, name) for name in _Facts.__struct_fields__}
     record = Record(**known | {"planned": plan, "original": original})
-    _check(record)
+    for fault in faults(record):
+        raise VerificationError(f"it contradicts itself: {fault}")
     return record
 
 
@@ -405,37 +423,3 @@ def _without_infinity(value: Any) -> Any:
             if inner not in (float("inf"), -float("inf"))
         }
     return [*map(_without_infinity, value)] if isinstance(value, list) else value
-
-
-def _check(record: Record) -> None:
-    """Refuse a record that contradicts itself: it may be from anywhere."""
-    for fault in _faults(record):
-        raise VerificationError(f"it contradicts itself: {fault}")
-
-
-def _faults(record: Record) -> Iterator[str]:
-    from .original import role_sizes
-
-    for entry in record.planned.plan.entries:
-        pin = record.pins.get(entry.variable)
-        if pin is None:
-            yield f"it has no checksum of {cut(entry.variable)}"
-        elif pin.variable.size != _size(entry.shape) or pin.dtype != entry.dtype:
-            yield f"{cut(entry.variable)} does not fit the tensor {cut(entry.tensor)}"
-    if not any(file.role == "index" for file in record.files):
-        yield "it names no index"
-    sizes = role_sizes(record.planned)
-    for batch in record.original.batches if record.original is not None else []:
-        samples = batch.samples
-        for ids, role in ((samples.input_ids, "vocabulary"), (samples.segment_ids, "segments")):
-            if ids.size and not 0 <= ids.min() <= ids.max() < sizes.get(role, 0):
-                yield f"its sequences have ids that the model has no {role} for"
-        if samples.input_ids.shape[1] > sizes.get("positions", 0):
-            yield "its sequences are longer than the model's positions"
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
