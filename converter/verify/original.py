@@ -77,14 +77,29 @@ def architecture_of(planned: Planned, config: Mapping[str, Any]) -> Architecture
     )
 
 
-def check_reference(planned: Planned, architecture: Architecture) -> None:
+def settings_of(reference: Reference, planned: Planned, config: Mapping[str, Any]) -> Any:
+    """The settings of a conversion's model; `config` is as for `architecture_of`.
+
+    Raises:
+        VerificationError: the mapping has no role for a size that they need.
+    """
+    try:
+        return reference.settings(architecture_of(planned, config))
+    except KeyError as error:
+        raise VerificationError(
+            f"the mapping {planned.mapping.name} gives no size {error}, which its reference"
+            f" {planned.mapping.reference} needs. Name it in [roles] or in [sizes]"
+        ) from error
+
+
+def check_reference(planned: Planned, config: Mapping[str, Any]) -> None:
     """Refuse a mapping that does not name all variables that the reference needs.
 
     Raises:
         VerificationError: it lacks some.
     """
     reference = load_reference(planned.mapping.reference)
-    settings = reference.settings(architecture)
+    settings = settings_of(reference, planned, config)
     names = {entry.name for entry in planned.plan.entries}
     if missing := [name for name in reference.names(settings) if name not in names]:
         raise VerificationError(

@@ -169,8 +169,7 @@ def compute(
     from .tensorflow_reader import on_disk, refuse_what_ends_the_process
 
     reference, checkpoint = prepared.mapping.reference, prepared.checkpoint
-    architecture = architecture_of(prepared, config)
-    check_reference(prepared, architecture)
+    check_reference(prepared, config)
     refuse_what_ends_the_process(checkpoint)
     names = {entry.name: entry.variable for entry in prepared.plan.entries}
     with on_disk(checkpoint, names.values()) as path:
@@ -181,7 +180,7 @@ def compute(
             variables=names,
             casts=dict(casts),
             reference=reference,
-            architecture=architecture,
+            architecture=architecture_of(prepared, config),
             with_gradients=wanted.level == "gradients",
             seed=wanted.seed,
             pad_id=pad_id,
@@ -204,7 +203,7 @@ def run_folder(
     from ..models import load_reference
     from .diagnose import gradient_causes, output_causes
     from .gradients import prove_gradients
-    from .original import architecture_of
+    from .original import settings_of
     from .outputs import (
         FolderVariables,
         Port,
@@ -223,7 +222,7 @@ def run_folder(
     running()
     plan = planned.plan
     reference = load_reference(planned.mapping.reference)
-    settings = reference.settings(architecture_of(planned, folder.config))
+    settings = settings_of(reference, planned, folder.config)
     name = plan.architecture.name
     model, random = load_model(folder.path, name, reference, plan.groups, "float64")
     port = Port(model, random, reference, settings, original)
