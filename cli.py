@@ -917,9 +917,12 @@ def _say_level(chosen: str, given: str | None, record: bool = False) -> None:
     """Say at which level a proof runs, and why at no higher one."""
     from .converter.verify import missing_extras
 
-    sides = "PyTorch runs OUT's model" if record else "TensorFlow and PyTorch run both models"
-    most = f", the highest that {'the record has and ' if record else ''}is installed"
-    say(f"level {chosen}{'' if given else most}{'' if chosen == 'weights' else f': {sides}'}")
+    if record and given is None:  # the record is not read yet
+        say("the highest level that the record and the installed packages allow")
+    else:
+        sides = "PyTorch runs OUT's model" if record else "TensorFlow and PyTorch run both models"
+        most = "" if given else ", the highest that is installed"
+        say(f"level {chosen}{most}{'' if chosen == 'weights' else f': {sides}'}")
     if given is None and (missing := missing_extras("gradients", record=record)):
         say(f"  outputs and gradients need {_missing(missing)}")
 
