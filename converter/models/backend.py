@@ -23,8 +23,10 @@ def tensorflow() -> Any:
         with _muted():
             try:
                 import tensorflow
-            except ImportError as error:
-                raise VerificationError(f"TensorFlow can't be imported: {error}") from error
+            except Exception as error:  # a damaged installation may raise anything
+                kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+                text = " ".join(str(error).split())
+                raise VerificationError(f"TensorFlow can't be imported: {kind}{text}") from error
     import tensorflow
 
     return tensorflow

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+from ..errors import OriginalError
 from ..prepare import Planned
 from ..transforms import TRANSFORMS, to_tensorflow
 from .batches import Batch
@@ -112,7 +113,11 @@ def output_causes(
         config=folder.config,
         first=first,
     )
-    return explained(question, Batch(port.original.batches[-1].samples, last))
+    try:
+        return explained(question, Batch(port.original.batches[-1].samples, last))
+    except OriginalError as error:  # a record's verdict does not depend on TensorFlow
+        text = f"known mistakes were not tried, because that needs TensorFlow: {error}"
+        return [Cause("unknown", (first,), text)]
 
 
 def gradient_causes(config: Any, pad_id: int | None, first: str) -> list[Cause]:

@@ -7,6 +7,7 @@ uses it as it is.
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,11 @@ _IMPORTED, _PRINTED = "imported", "printed"
 
 _FACTS = "facts"
 _TICK_SECONDS = 0.5  # between two reports of progress
-_MOST_PRINTED = 300  # characters of what a process printed before it ended
+_MOST_PRINTED = 300  # bytes of what a process printed before it ended
+_ELSEWHERE = (
+    " Where it can be imported, `bertconvert record CKPT FILE` makes a record, by which"
+    " `bertconvert verify FILE OUT` proves the folder here"
+)
 
 
 class _Error(Struct, frozen=True):
@@ -147,7 +152,7 @@ def _process(
                     progress("running TensorFlow", 0, 0)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK_SECONDS)
-            _check(process.returncode, folder)
+            _check(process.returncode, folder, _ELSEWHERE if isinstance(work, Task) else "")
             return folder
 
         try:
@@ -159,27 +164,37 @@ def _process(
             process.stdin.close()
 
 
-def _check(code: int, folder: Path) -> None:
-    """Raise the error that a process ended with."""
+def _check(code: int, folder: Path, advice: str) -> None:
+    """Raise the error that a process ended with; `advice` is what to do if it imported nothing."""
+    is_imported = (folder / _IMPORTED).exists()
     if (folder / _ERROR).exists():
         error = msgspec.json.decode((folder / _ERROR).read_bytes(), type=_Error)
-        raise RuntimeError(error.text) if error.internal else OriginalError(error.text)
-    if code == 0:
+        if error.internal:
+            raise RuntimeError(error.text)
+        text = error.text if is_imported or not advice else f"{error.text}."
+    elif code == 0:
         return
-    names = {-stop: stop.name for stop in signal.Signals}
-    how = f"was ended by {names[code]}" if code in names else f"ended with exit code {code}"
-    when = "while it ran the model" if (folder / _IMPORTED).exists() else "while it was imported"
-    printed = (folder / _PRINTED).read_bytes().decode("utf-8", "replace").strip()
-    last = f" It printed: {printed[-_MOST_PRINTED:]}" if printed else ""
-    memory = " The machine may have too little memory." if names.get(code) == "SIGKILL" else ""
-    raise OriginalError(f"TensorFlow {how} {when}.{memory}{last}")
+    else:
+        names = {-stop: stop.name for stop in signal.Signals}
+        how = f"was ended by {names[code]}" if code in names else f"ended with exit code {code}"
+        when = "while it ran the model" if is_imported else "while it was imported"
+        memory = " The machine may have too little memory." if names.get(code) == "SIGKILL" else ""
+        text = f"TensorFlow {how} {when}.{memory}{_last_printed(folder / _PRINTED)}"
+    raise OriginalError(text if is_imported else text + advice)
+
+
+def _last_printed(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _MOST_PRINTED))
+        words = file.read().decode("utf-8", "replace").split()
+    return f" It printed: {' '.join(words)}." if words else ""
 
 
 def main() -> None:
     """The process. Its argument is the folder with the work."""
     folder = Path(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[folder], daemon=True).start()
     try:
         work = msgspec.json.decode((folder / _WORK).read_bytes(), type=Task | Question)
         given = _read(folder / _GIVEN)
@@ -197,9 +212,13 @@ def main() -> None:
     os._exit(0)  # TensorFlow takes its time to end
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of standard input, which comes with the end of the other process."""
+def _end_with_parent(folder: Path) -> None:
+    """Wait for the end of standard input, which comes with the end of the other process.
+
+    It was killed, then, and left the folder.
+    """
     os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
