@@ -32,6 +32,7 @@ from bertconvert.converter.mapping import builtin_mappings
 from bertconvert.converter.storage import filesystems
 
 from .remote.server import Server, serving
+from .verify.record_writer import parts, sealed, written
 
 GOLDEN = Path(__file__).with_name("messages.txt")
 DATA = "bert_model.ckpt.data-00000-of-00001"
@@ -43,6 +44,8 @@ PLACEHOLDERS = [
     (r"127\.0\.0\.1:\d+", "localhost:<port>"),
     (r"\bin \d+\.\d s\b", "in <seconds> s"),
     (r"[0-9a-f]{64}", "<sha256>"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "<time>"),
+    (r"\d+\.\d kB(?=; it proves)", "<size> kB"),
     (r"(?<=::)[0-9a-f]{32}\b", "<token>"),
     (r"\d\d?\.\de-\d\d|\d\.\d+e-\d\d", "<number>"),
     (r"(?<=took )\d+\.\d+", "<seconds>"),
@@ -141,6 +144,7 @@ def test_messages_are_those_in_the_file(transcript: Transcript, request: Any) ->
     mapping_files(transcript)
     outputs(transcript)
     proofs(transcript)
+    golden_records(transcript)
     batches(transcript)
     audits(transcript)
     the_way_back(transcript)
@@ -617,6 +621,43 @@ def proofs(t: Transcript) -> None:
     t.run("verify encoder proved --level weights --save", "what was proved is saved")
     t.run("verify pretraining other-vocabulary --level weights --save")
     t.run("verify encoder s3://models/tiny --level weights --save")
+
+
+def golden_records(t: Transcript) -> None:
+    t.part("Golden records")
+    Path("records").mkdir()
+    shutil.copytree("model", "one-number")
+    tensors = load_file("one-number/model.safetensors")
+    tensors["bert.pooler.dense.bias"][3] = 5
+    save_file(tensors, "one-number/model.safetensors", {"format": "pt"})
+    t.run("record pretraining records/golden.safetensors --level weights")
+    t.run("record pretraining records/golden.safetensors --level weights", "again")
+    t.run("record pretraining model/config.json --level weights --force", "over another file")
+    t.run("record pretraining model --level weights", "a folder")
+    t.run("record pretraining nowhere/golden.safetensors --level weights")
+    t.run("verify records/golden.safetensors model --level weights")
+    t.run("verify records/golden.safetensors model --level outputs")
+    t.run("verify records/golden.safetensors model --level weights --head mlm")
+    t.run("verify records/golden.safetensors one-number --level weights", "a folder that differs")
+    t.run("verify records/golden.safetensors token --level weights", "of another class")
+    t.run("tf2pt pretraining model16 --dtype float16 --quiet")
+    t.run("verify records/golden.safetensors model16 --level weights", "of another dtype")
+    t.run("verify model/model.safetensors model --level weights", "no record")
+    t.run("record squad records/squad.safetensors --level weights")
+    t.run("verify records/squad.safetensors model --level weights", "the record of another model")
+
+    def case(about: str, content: bytes) -> None:
+        Path("records/other.safetensors").write_bytes(content)
+        t.run("verify records/other.safetensors model --level weights", about)
+
+    content = Path("records/golden.safetensors").read_bytes()
+    case("cut off", content[: len(content) // 2])
+    case("edited", content.replace(b"float32", b"float64", 1))
+    newer = {"format": "bertconvert golden record", "version": "2"}
+    case("of a newer format", written(newer, {}))
+    facts, computed, arrays = parts(Path("records/golden.safetensors"))
+    facts["planned"]["plan"]["config"]["layer_norm_eps"] = 1e-5
+    case("edited, with a sha256 that fits", sealed(facts, computed, arrays))
 
 
 def batches(t: Transcript) -> None:
