@@ -1,12 +1,16 @@
 """What ends the process of TensorFlow's reader is refused before the reader sees it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bertconvert import BertconvertError, open_checkpoint
+from bertconvert import BertconvertError, convert, open_checkpoint, record, verify
+from bertconvert.converter.checkpoint.sstable import Table
+from bertconvert.converter.storage.files import open_path
+from bertconvert.converter.verify import tensorflow_process
 from bertconvert.converter.verify.tensorflow_reader import refuse_what_ends_the_process
 
 from ..checkpoint import table_writer as write
@@ -60,3 +64,28 @@ def test_what_has_zero_elements_and_is_allowed_is_read(tmp_path: Path) -> None:
     refuse_what_ends_the_process(checkpoint)
     assert checkpoint.variables["a"].size == 0
     assert opens(prefix) == 0
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_record_and_verify_refuse_it_before_tensorflow_starts(
+    tmp_path: Path, kind: str, fixtures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faulty variable is one that a conversion skips, so the rest of the checkpoint is good."""
+
+    def started(*_: object) -> None:
+        pytest.fail("TensorFlow was started")
+
+    monkeypatch.setattr(tensorflow_process, "_process", started)
+    monkeypatch.setattr(tensorflow_process, "compute", started)
+    source, out = tmp_path / "in", tmp_path / "out"
+    convert(fixtures / "encoder", out)
+    shutil.copytree(fixtures / "encoder", source)
+    index = source / "bert_model.ckpt.index"
+    pairs = dict(Table(open_path(str(index))))
+    pairs |= {name.encode(): entry for name, entry in INDEXES[kind].items()}
+    index.write_bytes(write.table(sorted(pairs.items())))
+    with pytest.raises(BertconvertError):
+        record(source, tmp_path / "r.safetensors", drop="s")
+    with pytest.raises(BertconvertError):
+        verify(source, out, level="outputs", drop="s")
+    assert not (tmp_path / "r.safetensors").exists()
