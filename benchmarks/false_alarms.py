@@ -45,7 +45,6 @@ from make_checkpoints import (
     parameters,
     vocabulary,
 )
-from msgspec.structs import replace
 
 from bertconvert.converter.checkpoint.bundle_writer import write_bundle
 
@@ -260,7 +259,7 @@ class Prover:
 
         if (samples, seed) != self.known[0]:
             self.known = (samples, seed), self._in_float64(samples, seed)
-        port, tables = self.known[1]
+        original, tables = self.known[1]
         single = copy.deepcopy(self.model).float()
         if fault is not None:
             where, put = FAULTS[fault]
@@ -269,7 +268,9 @@ class Prover:
                 raise ValueError(f"the model has no place for {fault!r}")
             for layer in chosen:
                 put(layer)
-        return list(outputs.run_in_float32(replace(port, model=single), tables, self.products))
+        port = outputs.Port(single, [], self.reference, self.settings)
+        found = [port.outputs(batch.samples) for batch in original.batches]
+        return outputs.judge_float32(original, found, tables, self.products)
 
     def _in_float64(self, samples: int, seed: int) -> tuple[Any, Any]:
         from bertconvert.converter.verify.outputs import Port, run_in_float64
@@ -278,8 +279,9 @@ class Prover:
         wanted = Wanted("outputs", samples, seed)
         made = sequences(self.prepared, wanted, self.folder, None).samples
         with compute(self.prepared, self.folder.config, {}, made, wanted, None) as finish:
-            port = Port(self.model, [], self.reference, self.settings, finish())
-        return port, run_in_float64(port, None)[0]
+            original = finish()
+        port = Port(self.model, [], self.reference, self.settings)
+        return original, run_in_float64(port, original, None)[0]
 
 
 def shares(outputs: list[Any]) -> tuple[dict[str, float], dict[str, float]]:

@@ -10,6 +10,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OriginalError
+from ..models.reference import Samples
 from ..prepare import Planned
 from ..transforms import TRANSFORMS, to_tensorflow
 from .batches import Batch
@@ -17,6 +18,7 @@ from .explain import Held, Question
 from .model_folder import ModelFolder
 from .original import architecture_of
 from .outputs import Port
+from .subject import Subject
 from .tensorflow_process import explained
 from .variables import Variables, cast, sha256
 from .verdict import Cause, Match
@@ -34,22 +36,15 @@ _MOST_SHIFT = 2  # rows
 _NUMBER = re.compile(r"[0-9]+")
 
 
-def tensor_causes(
-    planned: Planned,
-    variables: Variables,
-    folder: ModelFolder,
-    matches: list[Match],
-    swaps: Mapping[str, tuple[str, ...]],
-) -> list[Cause]:
+def tensor_causes(subject: Subject, swaps: Mapping[str, tuple[str, ...]]) -> list[Cause]:
     """Why tensors differ from their variables, or are missing.
 
     Args:
-        planned: the conversion.
-        variables: those of the checkpoint.
-        folder: the model folder.
-        matches: the tensors.
+        subject: the model folder.
         swaps: a kind of mistake -> the words of names that it swaps.
     """
+    planned, variables = subject.planned, subject.variables
+    folder, matches = subject.folder, subject.matches
     wrong = [match for match in matches if not match.same]
     names = tensor_names(planned, folder.tensors)
     needed = [*names, *planned.plan.empty]
@@ -78,43 +73,34 @@ def tensor_causes(
 
 
 def output_causes(
-    planned: Planned,
-    variables: Variables,
-    folder: ModelFolder,
-    port: Port,
-    matches: list[Match],
-    first: str,
-    last: "dict[str, Array]",
+    subject: Subject, port: Port, first: str, samples: Samples, last: "dict[str, Array]"
 ) -> list[Cause]:
     """Why the two sides compute different functions, beyond tensors that differ.
 
     Args:
-        planned: the conversion.
-        variables: those of the checkpoint.
-        folder: the model folder.
+        subject: the model folder.
         port: the same, loaded.
-        matches: the tensors.
         first: the first output that differs.
-        last: what the folder computes of the last batch.
+        samples: the last batch of sequences.
+        last: what the folder computes of it.
     """
     if port.random:
         return [Cause("random", tuple(port.random), "transformers initialized it randomly")]
+    folder, described = subject.folder, subject.variables.described
     question = Question(
         folder=str(folder.path),
         held={
-            match.name: Held(
-                match.tensor, match.op, variables.described[match.variable].shape, match.merged
-            )
-            for match in matches
+            match.name: Held(match.tensor, match.op, described[match.variable].shape, match.merged)
+            for match in subject.matches
         },
-        same=all(match.same for match in matches),
-        reference=planned.mapping.reference,
-        architecture=architecture_of(planned, folder.config),
+        same=all(match.same for match in subject.matches),
+        reference=subject.planned.mapping.reference,
+        architecture=architecture_of(subject.planned, folder.config),
         config=folder.config,
         first=first,
     )
     try:
-        return explained(question, Batch(port.original.batches[-1].samples, last))
+        return explained(question, Batch(samples, last))
     except OriginalError as error:  # a record's verdict does not depend on TensorFlow
         text = f"known mistakes were not tried, because that needs TensorFlow: {error}"
         return [Cause("unknown", (first,), text)]

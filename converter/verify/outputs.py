@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..models.reference import Product, Reference
+from ..models.reference import Product, Reference, Samples
 from ..text import joined
 from ..transforms import to_tensorflow
 from . import torch_model
-from .batches import Batch, Original
+from .batches import Original
 from .distance import largest
 from .gradients import Trained, train
 from .model_folder import ModelFolder
@@ -43,17 +43,31 @@ def _silent() -> None:
 
 
 class Port(Struct, frozen=True):
-    """A model folder in PyTorch, and what it is compared with."""
+    """A model folder in PyTorch."""
 
     model: Any
     random: list[str]  # tensors that transformers initialized randomly
     reference: Reference
     settings: Any  # of the reference
-    original: Original
+
+    def outputs(self, samples: Samples) -> "dict[str, Array]":
+        """The outputs at the positions that are compared.
+
+        Raises:
+            VerificationError: the model does not run.
+        """
+        import torch
+
+        with torch.no_grad():
+            outputs, _ = torch_model.forward(self.model, self.reference, samples)
+        return at_rows(outputs, self.reference.by_position(self.settings), samples)
 
 
 def run_in_float64(
-    port: Port, parameters: Mapping[str, Match] | None, running: Callable[[], None] = _silent
+    port: Port,
+    original: Original,
+    parameters: Mapping[str, Match] | None,
+    running: Callable[[], None] = _silent,
 ) -> "tuple[dict[str, Errors], list[Trained], dict[str, Array]]":
     """Compare embeddings, every layer, the pooled output and the logits of every head.
 
@@ -61,6 +75,7 @@ def run_in_float64(
 
     Args:
         port: the folder, in float64.
+        original: what it is compared with.
         parameters: by name, to compute the gradients of, too; None for no gradients.
         running: called for each batch.
 
@@ -74,43 +89,38 @@ def run_in_float64(
     tables: dict[str, Errors] = {}
     trained = []
     outputs: dict[str, Array] = {}
-    for batch in port.original.batches:
+    for batch in original.batches:
         running()
         if parameters is None:
-            outputs = evaluate(port, batch)
+            outputs = port.outputs(batch.samples)
         else:
             found = train(port.model, port.reference, port.settings, batch, parameters)
             trained.append(found)
             outputs = found.outputs
         for name in dict.fromkeys([*max(batch.outputs, outputs, key=len), *batch.outputs]):
             arrays = [_array(side, name) for side in (batch.outputs, outputs)]
-            errors = tables.get(name) or Errors(tensorflow=port.original.errors.get(name, 0.0))
+            errors = tables.get(name) or Errors(tensorflow=original.errors.get(name, 0.0))
             tables[name] = errors.with_float64(*arrays)
     return tables, trained, outputs
 
 
-def run_in_float32(
-    port: Port,
-    tables: "dict[str, Errors]",
+def judge_float32(
+    original: Original,
+    single: "list[dict[str, Array]]",
+    tables: "Mapping[str, Errors]",
     products: Mapping[str, Product],
-    running: Callable[[], None] = _silent,
 ) -> list[Output]:
     """Compare the same in float32, and judge all of it.
 
     Args:
-        port: the folder; its model is in float32.
+        original: what is compared with.
+        single: what PyTorch computed in float32 of each batch.
         tables: the errors in float64.
         products: the outputs that are one product.
-        running: called for each batch.
-
-    Raises:
-        VerificationError: the model does not run.
     """
     tables = dict(tables)
     bounds = dict.fromkeys(products, 0.0)
-    for batch in port.original.batches:
-        running()
-        outputs = evaluate(port, batch)
+    for batch, outputs in zip(original.batches, single, strict=True):
         for name, errors in tables.items():
             arrays = [_array(side, name) for side in (batch.outputs, outputs)]
             tables[name] = errors.with_float32(*arrays)
@@ -121,15 +131,6 @@ def run_in_float32(
                     x = [array[first_tokens(batch.samples)] for array in x]
                 bounds[name] = max(bounds[name], product_bound(product, *x))
     return judged(tables, bounds)
-
-
-def evaluate(port: Port, batch: Batch) -> "dict[str, Array]":
-    """The outputs of a batch at the positions that are compared."""
-    import torch
-
-    with torch.no_grad():
-        outputs, _ = torch_model.forward(port.model, port.reference, batch.samples)
-    return at_rows(outputs, port.reference.by_position(port.settings), batch.samples)
 
 
 def _array(side: "Mapping[str, Array]", name: str) -> "Array":

@@ -23,8 +23,9 @@ from .provenance import prepare_again
 from .recording import record_prepared
 from .report import findings, lines
 from .sides import POSITIONS, SAMPLES, Ran, Wanted, run_both, run_folder
+from .subject import Subject
 from .variables import CheckpointVariables, Variables
-from .verdict import Cause, Check, Match, Verdict
+from .verdict import Cause, Check, Verdict
 from .verification import check_place, outdated, proof_of, save_proof
 from .weights import part_of_class, prove_weights
 
@@ -148,19 +149,12 @@ def _prove_by_record(
         planned, original = record.planned, record.original
         variables = RecordedVariables(record)
 
-        def run(matches: list[Match]) -> Ran:
+        def run(subject: Subject) -> Ran:
             if original is None:
                 return Ran()
-            return run_folder(
-                planned,
-                folder,
-                variables,
-                matches,
-                original,
-                wanted.level,
-                record.pad_id,
-                progress,
-            )
+            samples = [batch.samples for batch in original.batches]
+            level, pad_id = wanted.level, record.pad_id
+            return run_folder(subject, samples, lambda: original, level, pad_id, progress)
 
         verdict = _verdict(planned, variables, folder, shown, wanted.level, run, progress)
         verdict = replace(
@@ -334,12 +328,13 @@ def _verify(
     variables = CheckpointVariables(prepared)
     level = level_of(prepared, wanted.level)
 
-    def run(matches: list[Match]) -> Ran:
+    def run(subject: Subject) -> Ran:
         original = record.original if record is not None else None
         if original is None:
-            return run_both(prepared, variables, folder, matches, wanted, progress)
+            return run_both(prepared, subject, wanted, progress)
         pad_id = padding_id(prepared, folder)
-        return run_folder(prepared, folder, variables, matches, original, level, pad_id, progress)
+        samples = [batch.samples for batch in original.batches]
+        return run_folder(subject, samples, lambda: original, level, pad_id, progress)
 
     verdict = _verdict(prepared, variables, folder, out, level, run, progress)
     notes = []
@@ -363,7 +358,7 @@ def _verdict(
     folder: ModelFolder,
     out: str,
     level: str,
-    run: Callable[[list[Match]], Ran],
+    run: Callable[[Subject], Ran],
     progress: Progress | None,
 ) -> Verdict:
     """Prove a folder.
@@ -374,10 +369,11 @@ def _verdict(
         folder: the model folder.
         out: how to show its place.
         level: the level, which the mapping allows.
-        run: runs both models, given the tensors.
+        run: runs both models.
         progress: told of the bytes of the weights that are compared.
     """
     checks, matches = prove_weights(planned, variables, folder, progress)
+    subject = Subject(planned, variables, folder, matches)
     metadata = prove_metadata(planned, variables, folder, matches)
     facts = [bits_fact(checks, matches), *metadata.facts]
     checks += metadata.checks
@@ -386,11 +382,11 @@ def _verdict(
     if not all(check.passed for check in checks):
         from .diagnose import tensor_causes
 
-        causes = tensor_causes(planned, variables, folder, matches, _swaps(planned))
+        causes = tensor_causes(subject, _swaps(planned))
     ran = Ran()
     if level != LEVELS[0]:
         try:
-            ran = run(matches)
+            ran = run(subject)
         except VerificationError as error:
             ran = Ran(checks=[Check("outputs", "running", False, str(error))])
     return Verdict(

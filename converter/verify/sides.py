@@ -15,8 +15,8 @@ from ..storage.files import Progress
 from ..tokenizers.registry import load_tokenizer
 from .metadata import padding_id
 from .model_folder import ModelFolder
-from .variables import Variables
-from .verdict import Activation, Cause, Check, Faulty, Gradient, Match, Output, Text
+from .subject import Subject
+from .verdict import Activation, Cause, Check, Faulty, Gradient, Output, Text
 from .weights import tensor_names
 
 if TYPE_CHECKING:
@@ -122,24 +122,16 @@ def _special_ids(planned: Planned) -> "dict[Role, int]":
 
 
 def run_both(
-    prepared: Prepared,
-    variables: Variables,
-    folder: ModelFolder,
-    matches: list[Match],
-    wanted: Wanted,
-    progress: Progress | None,
+    prepared: Prepared, subject: Subject, wanted: Wanted, progress: Progress | None
 ) -> Ran:
     """Run the original model, and the folder's on the same sequences."""
-    from . import torch_model
-
+    folder = subject.folder
     pad_id = padding_id(prepared, folder)
     inputs = sequences(prepared, wanted, folder, pad_id)
-    casts = {match.name: match.dtype for match in matches if match.cast}
+    casts = {match.name: match.dtype for match in subject.matches if match.cast}
     batches = inputs.samples
     with compute(prepared, folder.config, casts, batches, wanted, pad_id, progress) as finish:
-        torch_model.load_packages(prepared.plan.architecture.name)  # while TensorFlow runs
-        original = finish()
-    ran = run_folder(prepared, folder, variables, matches, original, wanted.level, pad_id, progress)
+        ran = run_folder(subject, batches, finish, wanted.level, pad_id, progress)
     return replace(ran, checks=[*inputs.checks, *ran.checks], text=inputs.text)
 
 
@@ -190,16 +182,25 @@ def compute(
 
 
 def run_folder(
-    planned: Planned,
-    folder: ModelFolder,
-    variables: Variables,
-    matches: list[Match],
-    original: "Original",
+    subject: Subject,
+    samples: "list[Samples]",
+    finish: "Callable[[], Original]",
     level: str,
     pad_id: int | None,
     progress: Progress | None,
 ) -> Ran:
-    """Run the folder's model on what the original was run on, and compare."""
+    """Run the folder's model on what the original was run on, and compare.
+
+    In float32 it runs while TensorFlow does, because then both fit into little memory.
+
+    Args:
+        subject: the folder.
+        samples: the sequences.
+        finish: gives what the original computes of them, and may wait for it.
+        level: outputs or gradients.
+        pad_id: the padding token.
+        progress: told that PyTorch runs.
+    """
     from ..models import load_reference
     from .diagnose import gradient_causes, output_causes
     from .gradients import prove_gradients
@@ -207,9 +208,9 @@ def run_folder(
     from .outputs import (
         FolderVariables,
         Port,
+        judge_float32,
         loading_check,
         output_checks,
-        run_in_float32,
         run_in_float64,
     )
     from .parts import faulty_parts
@@ -220,22 +221,34 @@ def run_folder(
             progress("running PyTorch", 0, 0)
 
     running()
+    planned, folder, matches = subject.planned, subject.folder, subject.matches
     plan = planned.plan
     reference = load_reference(planned.mapping.reference)
     settings = settings_of(reference, planned, folder.config)
-    name = plan.architecture.name
-    model, random = load_model(folder.path, name, reference, plan.groups, "float64")
-    port = Port(model, random, reference, settings, original)
+
+    def load(dtype: str) -> Port:
+        name, groups = plan.architecture.name, plan.groups
+        return Port(*load_model(folder.path, name, reference, groups, dtype), reference, settings)
+
+    port, single = load("float32"), []
+    for batch in samples:
+        running()
+        single.append(port.outputs(batch))
+    original = finish()
+    running()
+    if any(match.dtype == "float64" for match in matches):  # which float32 has cut
+        port = load("float64")
+    model = port.model.double()  # in place: one precision is held at a time
     entries = tensor_names(planned, folder.tensors)
     parameters = None
     if level == "gradients":
         parameters = {entries[match.tensor].tensor: match for match in matches}
-    tables, trained, last = run_in_float64(port, parameters, running)
+    tables, trained, last = run_in_float64(port, original, parameters, running)
     differ = [name for name, errors in tables.items() if not errors.same]
     causes: list[Cause] = []
     faulty: list[Faulty] = []
     if differ:
-        causes = output_causes(planned, variables, folder, port, matches, differ[0], last)
+        causes = output_causes(subject, port, differ[0], samples[-1], last)
         faulty = faulty_parts(model, reference, settings, original.batches)
     checks, gradients = list[Check](), list[Gradient]()
     if level == "gradients":
@@ -243,11 +256,10 @@ def run_folder(
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]
         if wrong and not differ:
             causes = gradient_causes(model.config, pad_id, wrong[0])
-    model.float()  # in place: one precision is held at a time
     held = FolderVariables(folder, matches)
     has_all = all(name in held for name in reference.names(settings))
     products = reference.products(held, settings) if has_all else {}
-    outputs = run_in_float32(port, tables, products, running)
+    outputs = judge_float32(original, single, tables, products)
     return Ran(
         outputs=outputs,
         gradients=gradients,
