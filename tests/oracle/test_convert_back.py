@@ -75,7 +75,9 @@ def computed(
     wanted = {
         item.callspec.params["name"]
         for item in request.session.items
-        if isinstance(item, pytest.Function) and "computed" in item.fixturenames
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and "computed" in item.fixturenames
     }
     for name, how in GOOGLE.items():
         if name not in wanted:
