@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+LABELS = {
+    "labels",
+    "next_sentence_label",
+    "sentence_order_label",
+    "start_positions",
+    "end_positions",
+}
+"""The arguments of transformers' classes that labels are given to."""
+
+
 class Samples(Struct, frozen=True):
     """Sequences, padded to the longest: int32 [B, T] each, as modeling.py takes them.
 

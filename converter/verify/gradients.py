@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..errors import VerificationError
 from ..models.reference import Reference
+from ..text import joined
 from ..transforms import to_tensorflow
 from . import torch_model
 from .batches import Batch, Original
@@ -61,9 +63,17 @@ def train(
     )
     if projects:
         last = outputs[last_layer(outputs)].flatten(0, 1)[torch.from_numpy(batch.samples.rows)]
-        loss = (last * given[LAST_LAYER]).sum()
-        if "pooled" in outputs:
-            loss = loss + (outputs["pooled"] * given[POOLED]).sum()
+        projected = {LAST_LAYER: last}
+        projected |= {POOLED: outputs["pooled"]} if "pooled" in outputs else {}
+        shapes, due = ({n: t.shape for n, t in side.items()} for side in (projected, given))
+        if shapes != due:
+            raise VerificationError(
+                f"the {type(model).__name__} gives outputs of other shapes than the original"
+            )
+        loss = sum((tensor * given[name]).sum() for name, tensor in projected.items())
+    if loss is None:
+        name = type(model).__name__
+        raise VerificationError(f"the {name} gives no loss for {joined([*batch.labels])}")
     loss.backward()
     gradients = {}
     for name, parameter in model.named_parameters():

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from ..errors import BertconvertError
 from ..mapping import mapping_problems
+from ..models.reference import LABELS
 from ..plan import Plan, make_plan
 from ..prepare import Planned
 from ..text import cut, joined
@@ -105,6 +106,8 @@ def _original_faults(record: "Record", original: Original) -> Iterator[str]:
     for batch in original.batches:
         if [*batch.outputs][: len(names) + 1] != ["embeddings", *names]:
             yield "it has not the outputs of all layers"
+        if not all(output.size for output in batch.outputs.values()):
+            yield "it has an output without a number"
         yield from _sample_faults(batch, sizes, record.positions)
         if record.level == "gradients":
             yield from _gradient_faults(batch, {e.name for e in record.planned.plan.entries})
@@ -132,8 +135,20 @@ def _sample_faults(batch: Batch, sizes: dict[str, int], positions: int) -> Itera
 
 
 def _gradient_faults(batch: Batch, names: set[str]) -> Iterator[str]:
+    import numpy as np
+
+    from .original import LAST_LAYER, POOLED, last_layer
+
     if not batch.labels or not batch.gradients:
         yield "it lacks the gradients of a batch, or the labels for them"
+    if batch.labels.keys() & {LAST_LAYER, POOLED}:
+        projected = {LAST_LAYER: last_layer(batch.outputs)}
+        projected |= {POOLED: "pooled"} if "pooled" in batch.outputs else {}
+        form = {name: (np.float64, batch.outputs[of].shape) for name, of in projected.items()}
+        if {name: (label.dtype, label.shape) for name, label in batch.labels.items()} != form:
+            yield "its projections do not fit the outputs"
+    elif unknown := batch.labels.keys() - LABELS:
+        yield f"it has labels that no class takes: {cut(min(unknown))}"
     if unknown := batch.gradients.keys() - names:
         yield f"it has the gradient of {cut(min(unknown))}, which is no variable of the model"
     for name, found in batch.gradients.items():
