@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..choices import LEVELS
 from ..errors import VerificationError
 from ..prepare import Planned, Prepared
 from ..storage.files import Progress
@@ -173,7 +174,7 @@ def compute(
             casts=dict(casts),
             reference=reference,
             architecture=architecture_of(prepared, config),
-            with_gradients=wanted.level == "gradients",
+            with_gradients=wanted.level == LEVELS[-1],
             seed=wanted.seed,
             pad_id=pad_id,
         )
@@ -191,7 +192,7 @@ def run_folder(
 ) -> Ran:
     """Run the folder's model on what the original was run on, and compare.
 
-    In float32 it runs while TensorFlow does, because then both fit into little memory.
+    At level outputs it runs in float32 while TensorFlow does.
 
     Args:
         subject: the folder.
@@ -214,7 +215,7 @@ def run_folder(
         run_in_float64,
     )
     from .parts import faulty_parts
-    from .torch_model import load_model
+    from .torch_model import load_model, load_packages
 
     def running() -> None:
         if progress is not None:
@@ -230,18 +231,21 @@ def run_folder(
         name, groups = plan.architecture.name, plan.groups
         return Port(*load_model(folder.path, name, reference, groups, dtype), reference, settings)
 
+    load_packages(plan.architecture.name)
+    # TensorFlow's gradients leave no room for another model within 4 GB, for BERT-Base.
+    original = finish() if level == LEVELS[-1] else None
     port, single = load("float32"), []
     for batch in samples:
         running()
         single.append(port.outputs(batch))
-    original = finish()
+    original = original or finish()
     running()
     if any(match.dtype == "float64" for match in matches):  # which float32 has cut
         port = load("float64")
     model = port.model.double()  # in place: one precision is held at a time
     entries = tensor_names(planned, folder.tensors)
     parameters = None
-    if level == "gradients":
+    if level == LEVELS[-1]:
         parameters = {entries[match.tensor].tensor: match for match in matches}
     tables, trained, last = run_in_float64(port, original, parameters, running)
     differ = [name for name, errors in tables.items() if not errors.same]
@@ -251,7 +255,7 @@ def run_folder(
         causes = output_causes(subject, port, differ[0], samples[-1], last)
         faulty = faulty_parts(model, reference, settings, original.batches)
     checks, gradients = list[Check](), list[Gradient]()
-    if level == "gradients":
+    if level == LEVELS[-1]:
         checks, gradients = prove_gradients(original, trained, matches)
         wrong = [gradient.tensor for gradient in gradients if not gradient.passed]
         if wrong and not differ:
