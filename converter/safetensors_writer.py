@@ -3,6 +3,7 @@
 `tensor_copy.py` writes the tensors; this module knows what surrounds them.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,15 @@ from .tensor_copy import Copy, Source, write_file
 from .text import pip_install
 
 # safetensors' names of dtypes, as in safetensors/tensor.rs
-_SAFETENSORS = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_SAFETENSORS = {
+    "float64": "F64",
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+}
 
 
 def write_safetensors(
@@ -53,22 +62,31 @@ def _layout(plan: Plan) -> tuple[bytes, dict[str, int]]:
     """What the file begins with, and the offset of each tensor after it."""
     # Wide dtypes come first, which aligns every tensor to its elements, as the format requires.
     entries = sorted(plan.entries, key=lambda e: (-FLOATS[e.dtype], e.tensor))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    tensors = [(e.tensor, e.dtype, e.shape, e.nbytes) for e in entries]
+    tensors += [(tensor, plan.dtype, shape, 0) for tensor, shape in plan.empty.items()]
+    return safetensors_header({"format": "pt"}, tensors)
+
+
+def safetensors_header(
+    metadata: Mapping[str, str], tensors: Iterable[tuple[str, str, tuple[int, ...], int]]
+) -> tuple[bytes, dict[str, int]]:
+    """What a safetensors file begins with, and the offset of each tensor after it.
+
+    Args:
+        metadata: strings by name.
+        tensors: the name, dtype, shape and bytes of each, in the order of the data. Wide dtypes
+            must come first.
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
     places: dict[str, int] = {}
     end = 0
-    for entry in entries:
-        start, end = end, end + entry.nbytes
-        places[entry.tensor] = start
-        header[entry.tensor] = {
-            "dtype": _SAFETENSORS[entry.dtype],
-            "shape": entry.shape,
-            "data_offsets": (start, end),
-        }
-    for tensor, shape in plan.empty.items():
-        header[tensor] = {
-            "dtype": _SAFETENSORS[plan.dtype],
+    for name, dtype, shape, nbytes in tensors:
+        start, end = end, end + nbytes
+        places[name] = start
+        header[name] = {
+            "dtype": _SAFETENSORS[dtype],
             "shape": shape,
-            "data_offsets": (end, end),
+            "data_offsets": (start, end),
         }
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)

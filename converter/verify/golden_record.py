@@ -24,6 +24,7 @@ from ..errors import CheckpointError, OutputError, VerificationError
 from ..layout import CONFIG
 from ..plan import Entry
 from ..prepare import Planned, SourceFile
+from ..safetensors_writer import safetensors_header
 from ..storage.files import File, Progress
 from ..storage.location import parse_location
 from ..text import cut
@@ -47,7 +48,6 @@ FORMAT = 1
 
 _LARGEST = 1 << 32  # bytes
 _HEAD = 256  # bytes that tell a record
-_DTYPES = {"float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8"}
 _VOCABULARY = "vocabulary"  # the array with the tokens as a JSON list
 
 
@@ -186,16 +186,14 @@ class _Facts(Struct, frozen=True):
     planned: dict[str, Any]
 
 
-def write_record(record: Record, path: Path, force: bool = False) -> int:
-    """Write a record whole or not at all; its size in bytes.
+def write_record(record: Record, path: Path, force: bool = False) -> None:
+    """Write a record whole or not at all.
 
     Raises:
         OutputError: the file can't be written, or exists and `force` is not given.
     """
     check_place(path, force)
-    content = to_bytes(record)
-    parse_location(path).write_bytes(content, flush=True)
-    return len(content)
+    parse_location(path).write_bytes(to_bytes(record), flush=True)
 
 
 @contextmanager
@@ -282,18 +280,9 @@ def to_bytes(record: Record) -> bytes:
     metadata["sha256"] = _seal(metadata, arrays)
     # Wide elements come first, which aligns every array.
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": metadata}
-    end = 0
-    for name in order:
-        array = arrays[name]
-        start, end = end, end + array.nbytes
-        dtype = _DTYPES[array.dtype.name]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (start, end)}
-    text = msgspec.json.encode(header)
-    text += b" " * (-len(text) % 8)
-    return b"".join(
-        [len(text).to_bytes(8, "little"), text, *(arrays[name].tobytes() for name in order)]
-    )
+    described = ((n, arrays[n].dtype.name, arrays[n].shape, arrays[n].nbytes) for n in order)
+    header, _ = safetensors_header(metadata, described)
+    return b"".join([header, *(arrays[name].tobytes() for name in order)])
 
 
 def find_record(path: str | os.PathLike[str]) -> File | None:
