@@ -15,12 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bertconvert import open_checkpoint
+from bertconvert import Checkpoint, open_checkpoint
 from bertconvert.converter.checkpoint.bundle_writer import write_bundle
+from bertconvert.converter.verify.tensorflow_reader import (
+    on_disk,
+    read_at,
+    refuse_what_ends_the_process,
+)
 
 
 def has_data(prefix: Path) -> bool:
@@ -147,3 +153,10 @@ def split_weights(folder: Path) -> dict[str, str]:
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return places
+
+
+def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
+    """Variables as TensorFlow reads them: what to call each -> a numpy array."""
+    refuse_what_ends_the_process(checkpoint)
+    with on_disk(checkpoint, names.values()) as prefix:
+        return dict(read_at(prefix, checkpoint.name, names))

@@ -1,6 +1,6 @@
 """Proves that a model folder is the checkpoint that it was made from."""
 
-from .golden_record import Record, check_place, find_record, kept, read_record, write_record
+from .golden_record import Record, check_place, find_record, kept, read_record
 from .packages import highest_level, how_to_install, missing_extras, missing_for_record
 from .recording import is_record_of, record, record_prepared
 from .run import back_prover, checked_level, level_of, prover, recorder, verify, verify_prepared
@@ -31,5 +31,4 @@ __all__ = [
     "save_proof",
     "verify",
     "verify_prepared",
-    "write_record",
 ]

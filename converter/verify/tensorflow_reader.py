@@ -14,22 +14,6 @@ from ..models.backend import tensorflow
 _COPY_BYTES = 1 << 24
 
 
-def read_variables(checkpoint: Checkpoint, names: Mapping[str, str]) -> dict[str, Any]:
-    """The variables as numpy arrays.
-
-    Args:
-        checkpoint: where they are.
-        names: what to call a variable -> its name in the checkpoint.
-
-    Raises:
-        CheckpointError: a variable does not fit its description.
-        VerificationError: TensorFlow can't read it.
-    """
-    refuse_what_ends_the_process(checkpoint)
-    with on_disk(checkpoint, names.values()) as prefix:
-        return dict(read_at(prefix, checkpoint.name, names))
-
-
 def read_at(prefix: str, checkpoint: str, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     """Read variables one after the other: what to call each, and a numpy array.
 

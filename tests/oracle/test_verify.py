@@ -24,10 +24,9 @@ from bertconvert.converter.tokenizers import wordpiece_reference
 from bertconvert.converter.verify import verify
 from bertconvert.converter.verify.report import findings
 from bertconvert.converter.verify.samples import seeded_samples
-from bertconvert.converter.verify.tensorflow_reader import read_variables
 
 from ..arrays import as_tensors, everywhere
-from ..helpers import changed_copy
+from ..helpers import changed_copy, read_variables
 from ..verify.sabotage import CONFIGS, LAYERS, TENSORS, Sabotage, configured, of_layer, sabotaged
 
 FIXTURES = ["pretraining", "pretraining-adam", "classifier", "squad", "encoder", "keras-names"]

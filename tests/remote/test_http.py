@@ -17,9 +17,8 @@ from bertconvert.converter.prepare import prepare
 from bertconvert.converter.storage import remote_file
 from bertconvert.converter.storage.remote_folder import expand, find
 from bertconvert.converter.verify import prover
-from bertconvert.converter.verify.tensorflow_reader import read_variables
 
-from ..helpers import split_weights
+from ..helpers import read_variables, split_weights
 from .server import Served, Server
 
 NAME = "pretraining-adam"
